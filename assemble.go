@@ -1,0 +1,375 @@
+package overlayd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/internal/control"
+	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/internal/kernel"
+	"github.com/overlayd/overlayd/internal/probe"
+	"github.com/overlayd/overlayd/membership"
+	"github.com/overlayd/overlayd/tunnel"
+)
+
+// assemble puts the node together, from the outside in: first what can be
+// refused without a trace, then what must be taken down again.
+func (n *Node) assemble(ctx context.Context) error {
+	steps := []func() error{
+		n.lockRunDir, n.openKernel, n.findUnderlay, n.openMember, n.checkConflicts,
+		n.bindSockets, n.openDevice, n.configureDevice, n.startGossip, n.startForwarding, n.serve,
+	}
+	for _, step := range steps {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		if n.quit.Err() != nil {
+			return ErrStopped
+		}
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) lockRunDir() (err error) {
+	if n.cfg.RunDir != "" {
+		n.parts.lock, err = control.Acquire(n.cfg.RunDir)
+	}
+	return err
+}
+
+func (n *Node) openKernel() (err error) {
+	if n.cfg.Tunnel == nil {
+		n.parts.kernel, err = kernel.Open(kernel.Config{Logger: n.log})
+	}
+	return err
+}
+
+// findUnderlay finds this node's endpoints and the inner MTU that they allow.
+func (n *Node) findUnderlay() error {
+	outer := underlayMTU(0)
+	look := func(l kernel.Link, err error) error {
+		if err != nil {
+			return err
+		}
+		for _, p := range l.Addrs {
+			if a := p.Addr(); len(n.parts.endpoints) == 0 || len(n.parts.endpoints) == 1 && n.parts.endpoints[0].Is4() && a.Is6() {
+				n.parts.endpoints = append(n.parts.endpoints, a)
+			}
+		}
+		if outer == 0 || underlayMTU(l.MTU) < outer {
+			outer, n.parts.underlay = underlayMTU(l.MTU), l.Name
+		}
+		return nil
+	}
+	byName, byAddr := linkByName, linkByAddr
+	if k := n.parts.kernel; k != nil {
+		byName, byAddr = k.Underlay, k.UnderlayByAddr
+	}
+	if n.cfg.Interface != "" {
+		if err := look(byName(n.cfg.Interface)); err != nil {
+			return err
+		}
+	}
+	for _, a := range n.cfg.Advertise {
+		if err := look(byAddr(a)); err != nil {
+			return err
+		}
+	}
+	for _, a := range n.parts.endpoints {
+		for _, net := range n.cfg.Networks {
+			if net.Contains(a) {
+				return fmt.Errorf("the underlay address %v lies inside the overlay network %v: choose another --network", a, net)
+			}
+		}
+	}
+	over := overhead(n.cfg.Encap, n.cfg.FastPath, n.parts.endpoints)
+	most := outer.inner(over)
+	if n.cfg.MTU == 0 {
+		n.parts.mtu = most
+	} else if n.parts.mtu = innerMTU(n.cfg.MTU); n.parts.mtu > most {
+		return fmt.Errorf("MTU %d does not fit: %s has an MTU of %d, which leaves %d inside", n.cfg.MTU, n.parts.underlay, outer, most)
+	}
+	for _, net := range n.cfg.Networks {
+		least := innerMTU(minInner4)
+		if net.Addr().Is6() {
+			least = minInner6
+		}
+		if n.parts.mtu < least {
+			return fmt.Errorf("%v cannot be carried: an MTU of %d is left inside %s's %d, and it needs %d: raise the interface's MTU, or leave that network out", net, n.parts.mtu, n.parts.underlay, outer, least)
+		}
+	}
+	return nil
+}
+
+// linkByName and linkByAddr describe an interface for a node without a TUN,
+// which needs no privilege and no netlink.
+func linkByName(name string) (kernel.Link, error) {
+	iface, err := net.InterfaceByName(name)
+	if err != nil {
+		return kernel.Link{}, fmt.Errorf("interface %s: %w", name, err)
+	}
+	l := kernel.Link{Name: iface.Name, Index: iface.Index, MTU: iface.MTU}
+	for _, p := range interfaceAddrs(iface) {
+		if a := p.Addr(); !a.IsLinkLocalUnicast() && !a.IsMulticast() {
+			l.Addrs = append(l.Addrs, p)
+		}
+	}
+	if len(l.Addrs) == 0 {
+		return l, fmt.Errorf("interface %s has no usable address: choose another, or use --advertise", name)
+	}
+	return l, nil
+}
+
+func linkByAddr(a netip.Addr) (kernel.Link, error) {
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return kernel.Link{}, fmt.Errorf("interfaces: %w", err)
+	}
+	for _, iface := range ifaces {
+		for _, p := range interfaceAddrs(&iface) {
+			// All of 127.0.0.0/8 is this host's, not just the address on lo.
+			if p.Addr() == a || p.Addr().IsLoopback() && a.Is4() && p.Contains(a) {
+				return kernel.Link{Name: iface.Name, Index: iface.Index, MTU: iface.MTU, Addrs: []netip.Prefix{netip.PrefixFrom(a, p.Bits())}}, nil
+			}
+		}
+	}
+	return kernel.Link{}, fmt.Errorf("no interface has the address %v: advertise one of this host's", a)
+}
+
+// interfaceAddrs returns an interface's addresses, IPv4 first.
+func interfaceAddrs(iface *net.Interface) (out []netip.Prefix) {
+	addrs, err := iface.Addrs()
+	if err != nil {
+		return nil // it has gone
+	}
+	for _, is4 := range []bool{true, false} {
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() == is4 {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+func (n *Node) openMember() (err error) {
+	n.parts.member, err = membership.New(membership.Config{
+		StateDir: n.cfg.StateDir, Name: n.cfg.Name, Settings: n.cfg.settings, Static: n.cfg.Subnets,
+		Gossip: netip.AddrPortFrom(n.parts.endpoints[0], n.cfg.GossipPort),
+		Seeds:  n.cfg.seeds, Cluster: n.cfg.Cluster, Keys: n.cfg.Keys,
+		Addrs: n.parts.endpoints,
+		Ports: membership.Ports{UDP: n.cfg.UDPPort, VXLAN: n.cfg.VXLANPort, KernelVXLAN: n.cfg.KernelVXLANPort},
+		Caps:  membership.CapUDP, MTU: int(n.parts.mtu),
+		OnEvent: n.memberEvent, Logger: n.log,
+	})
+	return err
+}
+
+// memberEvent passes on what gossip says of our leases.
+func (n *Node) memberEvent(e membership.Event) {
+	switch e.Kind {
+	case membership.LeaseHeld:
+		// Told by the conductor, once the kernel knows it too.
+	case membership.LeaseLost:
+		n.events.publish(Event{Kind: EventLeaseLost, Prefix: e.Prefix, Reason: e.Reason})
+	case membership.Warning:
+		n.events.publish(Event{Kind: EventWarning, Reason: e.Reason})
+	}
+}
+
+// checkConflicts refuses an overlay network that this host uses already.
+func (n *Node) checkConflicts() error {
+	if n.parts.kernel == nil {
+		return nil
+	}
+	conflicts, err := n.parts.kernel.Conflicts(n.cfg.Networks, n.cfg.Device, append(n.parts.member.Resumed(), n.cfg.Subnets...))
+	if err != nil {
+		return err
+	}
+	for _, c := range conflicts {
+		if c.Fatal {
+			return errors.New(c.Text)
+		}
+		n.notes.conflicts = append(n.notes.conflicts, c.Text)
+	}
+	return nil
+}
+
+// socketBuffer is how many bytes a data socket may hold for us in each
+// direction: a few milliseconds at 10 Gb/s, so that a busy scheduler loses
+// nothing.
+const socketBuffer = 4 << 20
+
+func (n *Node) bindSockets() error {
+	for _, a := range n.parts.endpoints {
+		network := "udp4"
+		if a.Is6() {
+			network = "udp6"
+		}
+		at := netip.AddrPortFrom(a, n.cfg.UDPPort)
+		conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(at))
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			return fmt.Errorf("the UDP port %v is in use: stop the program that has it, or choose another --udp-port", at)
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			return fmt.Errorf("%v is not an address of this host: advertise one that is", a)
+		case err != nil:
+			return fmt.Errorf("UDP port %v: %w", at, err)
+		}
+		n.parts.conns = append(n.parts.conns, conn)
+		enlargeBuffers(conn)
+	}
+	return nil
+}
+
+// enlargeBuffers asks for socketBuffer, above the sysctl limits if it may. A
+// smaller buffer is no error: it loses packets only under load.
+func enlargeBuffers(conn *net.UDPConn) {
+	conn.SetReadBuffer(socketBuffer)
+	conn.SetWriteBuffer(socketBuffer)
+	if raw, err := conn.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
+		})
+	}
+}
+
+func (n *Node) openDevice() (err error) {
+	if n.cfg.Tunnel != nil {
+		n.parts.device = n.cfg.Tunnel
+		return nil
+	}
+	n.parts.device, err = tunnel.OpenWater(n.cfg.Device, int(n.parts.mtu))
+	return err
+}
+
+// configureDevice brings the device up and points the overlay at it, before
+// there is a lease: until then overlay packets are dropped here instead of
+// leaving by the default route.
+func (n *Node) configureDevice() error {
+	if n.parts.kernel == nil {
+		return nil
+	}
+	if err := n.parts.kernel.ConfigureDevice(n.cfg.Device, int(n.parts.mtu), nil); err != nil {
+		return err
+	}
+	return n.parts.kernel.SetRoutes(n.cfg.Device, n.cfg.Networks, nil)
+}
+
+func (n *Node) startGossip() error { return n.parts.member.Start() }
+
+// startForwarding starts everything that runs: the loops, the prober, and the
+// conductor that keeps them in step with the cluster.
+func (n *Node) startForwarding() error {
+	auth, err := encap.NewAuth(n.cfg.Keys)
+	if err != nil {
+		return fmt.Errorf("keys: %w", err)
+	}
+	var engine *forward.Engine
+	n.parts.prober = probe.New(probe.Config{
+		Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Auth: auth,
+		Send: func(b []byte, to netip.AddrPort) error { return engine.SendControl(b, to) },
+	})
+	engine, err = forward.New(forward.Config{
+		Device: n.parts.device, Codec: n.codec(), Conns: n.parts.conns,
+		Control: n.parts.prober.Handle, MTU: int(n.parts.mtu), Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.engine = engine
+	n.parts.work.Go(func() {
+		if err := engine.Run(n.quit); err != nil {
+			n.finish(fmt.Errorf("forwarding ended: %w", err))
+		}
+	})
+	n.parts.work.Go(func() { n.parts.prober.Run(n.quit) })
+	n.parts.work.Go(n.conduct)
+	return nil
+}
+
+func (n *Node) serve() (err error) {
+	if n.parts.lock != nil {
+		n.parts.server, err = control.Serve(n.parts.lock, controlHandlers(n), n.log)
+	}
+	return err
+}
+
+// goodbyeTime bounds the good-bye in gossip, within the 2 s that a stop may take.
+const goodbyeTime = 1500 * time.Millisecond
+
+// dismantle takes down what assemble has put up, in reverse, and then lets Wait
+// return. The order matters: the routes go before the device, so that packets
+// meet the unreachable route instead of the default one, and gossip says
+// good-bye while the peers can still be reached.
+func (n *Node) dismantle() {
+	n.tearDown.Do(func() {
+		p := &n.parts
+		var errs []error
+		fail := func(what string, err error) {
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", what, err))
+			}
+		}
+		if p.server != nil {
+			fail("control socket", p.server.Close())
+		}
+		if p.member != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), goodbyeTime)
+			if n.release.Load() {
+				fail("gossip", p.member.Leave(ctx))
+			} else {
+				fail("gossip", p.member.Stop(ctx))
+			}
+			cancel()
+		}
+		if p.prober != nil {
+			p.prober.Close()
+		}
+		p.work.Wait()
+		if p.kernel != nil {
+			if p.device != nil {
+				_, err := p.kernel.Release(n.cfg.Device, n.cfg.Networks)
+				fail("routes", err)
+			}
+		}
+		// The engine has closed these if it ran; closing them again is harmless.
+		if p.device != nil {
+			if err := p.device.Close(); err != nil && !alreadyClosed(err) {
+				fail("device", err)
+			}
+		} else if n.cfg.Tunnel != nil {
+			fail("device", n.cfg.Tunnel.Close())
+		}
+		for _, c := range p.conns {
+			c.Close()
+		}
+		if p.kernel != nil {
+			fail("kernel", p.kernel.Close())
+		}
+		if n.cfg.RunDir != "" && p.lock != nil {
+			fail("subnet file", RemoveSubnetEnv(n.cfg.subnetFile))
+			fail("run directory", p.lock.Release())
+		}
+		n.events.close()
+		n.stopErr = errors.Join(errs...)
+		close(n.ended)
+	})
+}
+
+func alreadyClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || strings.Contains(err.Error(), "file already closed")
+}

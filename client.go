@@ -1,0 +1,169 @@
+package overlayd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/overlayd/overlayd/internal/control"
+)
+
+// ErrNotRunning is what a Client returns, wrapped, when no node answers in its
+// run directory.
+var ErrNotRunning = control.ErrNotRunning
+
+// PingResult is the answer to one probe.
+type PingResult struct {
+	Peer     string // name
+	PeerID   string
+	Endpoint string // "addr:port" that the probe was sent to
+	Path     string // one of the Path constants
+	RTT      time.Duration
+}
+
+// pingResultJSON is a PingResult in JSON, where times have their unit in their
+// name.
+type pingResultJSON struct {
+	Peer     string `json:"peer"`
+	PeerID   string `json:"peer_id"`
+	Endpoint string `json:"endpoint"`
+	Path     string `json:"path"`
+	RTTUS    int64  `json:"rtt_us"`
+}
+
+// MarshalJSON gives the round-trip time in microseconds, as "rtt_us".
+func (p PingResult) MarshalJSON() ([]byte, error) {
+	return json.Marshal(pingResultJSON{p.Peer, p.PeerID, p.Endpoint, p.Path, p.RTT.Microseconds()})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (p *PingResult) UnmarshalJSON(b []byte) error {
+	var v pingResultJSON
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	*p = PingResult{v.Peer, v.PeerID, v.Endpoint, v.Path, time.Duration(v.RTTUS) * time.Microsecond}
+	return nil
+}
+
+// Client asks a node, usually of another process, through the control socket
+// in its run directory. It holds no connection and needs no Close. Its methods
+// may be called by many goroutines; their errors wrap ErrNotRunning when no
+// node answers (any more), and fs.ErrPermission when the caller may not use the
+// socket, which its owner and its group may.
+type Client struct {
+	c *control.Client
+}
+
+// Dial looks for the node whose Config.RunDir is runDir.
+func Dial(runDir string) (*Client, error) {
+	c := &Client{c: control.NewClient(runDir)}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := c.c.Check(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Status is Node.Status of the node.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var d Status
+	err := c.document(ctx, "/v1/status", StatusSchema, &d.Schema, &d)
+	return d, err
+}
+
+// Peers is Node.Peers of the node.
+func (c *Client) Peers(ctx context.Context) (Peers, error) {
+	var d Peers
+	err := c.document(ctx, "/v1/peers", PeersSchema, &d.Schema, &d)
+	return d, err
+}
+
+// Routes is Node.Routes of the node.
+func (c *Client) Routes(ctx context.Context) (Routes, error) {
+	var d Routes
+	err := c.document(ctx, "/v1/routes", RoutesSchema, &d.Schema, &d)
+	return d, err
+}
+
+// Drops is Node.Drops of the node.
+func (c *Client) Drops(ctx context.Context) (Drops, error) {
+	var d Drops
+	err := c.document(ctx, "/v1/drops", DropsSchema, &d.Schema, &d)
+	return d, err
+}
+
+// Lookup is Node.Lookup of the node.
+func (c *Client) Lookup(ctx context.Context, addr netip.Addr) (RouteStatus, error) {
+	var d RouteStatus
+	b, err := c.c.Get(ctx, "/v1/routes/"+addr.String(), nil)
+	if err != nil {
+		return d, err
+	}
+	return d, c.decode(b, &d)
+}
+
+// Ping is Node.Ping of the node: one probe to the peer that has target as its
+// name or id, or owns it as an address. When nothing answers until ctx ends,
+// errors.Is(err, context.DeadlineExceeded) holds.
+func (c *Client) Ping(ctx context.Context, target string) (PingResult, error) {
+	q := url.Values{"target": {target}}
+	asking := ctx
+	if t, ok := ctx.Deadline(); ok {
+		// The node gives up at the same time and says so, which must still
+		// arrive: so the question outlives the deadline a little, but not a
+		// cancellation.
+		left := max(time.Until(t), time.Millisecond)
+		q.Set("timeout_ms", strconv.FormatInt((left+time.Millisecond-1).Milliseconds(), 10))
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), left+time.Second)
+		defer cancel()
+		stop := context.AfterFunc(ctx, func() {
+			if ctx.Err() == context.Canceled {
+				cancel()
+			}
+		})
+		defer stop()
+		asking = late
+	}
+	var d PingResult
+	b, err := c.c.Post(asking, "/v1/ping", q)
+	if err != nil {
+		return d, err
+	}
+	return d, c.decode(b, &d)
+}
+
+// Leave is Node.Leave of the node: it releases its subnets, says good-bye and
+// stops. Leave returns when the node has stopped.
+func (c *Client) Leave(ctx context.Context) error { return c.c.Leave(ctx) }
+
+// document fetches a document into doc, whose schema field is at got.
+func (c *Client) document(ctx context.Context, path, schema string, got *string, doc any) error {
+	b, err := c.c.Get(ctx, path, nil)
+	if err != nil {
+		return err
+	}
+	if err := c.decode(b, doc); err != nil {
+		return err
+	}
+	if *got != schema {
+		return fmt.Errorf("the node at %s speaks %q and this program %q: use the same version", c.c.Socket(), *got, schema)
+	}
+	return nil
+}
+
+func (c *Client) decode(b []byte, doc any) error {
+	if err := json.Unmarshal(b, doc); err != nil {
+		return fmt.Errorf("answer of the node at %s: %w", c.c.Socket(), err)
+	}
+	return nil
+}
+
+// BuildVersion is the version of this build, as Status tells it: Version, or
+// what the build itself knows.
+func BuildVersion() string { return version() }

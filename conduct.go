@@ -1,0 +1,278 @@
+package overlayd
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/internal/kernel"
+	"github.com/overlayd/overlayd/internal/probe"
+	"github.com/overlayd/overlayd/membership"
+)
+
+// mesh is the cluster as this node acts on it: one immutable picture that both
+// the forwarding table and the status are made of.
+type mesh struct {
+	view *membership.View
+	// held are our subnets that the kernel knows of.
+	held  []netip.Prefix
+	peers []*meshPeer // sorted by NodeID
+}
+
+// meshPeer is one peer: what gossip says of it, how packets reach it, and why.
+type meshPeer struct {
+	*membership.Peer
+	fwd    *forward.Peer
+	state  membership.State // gossip's state, corrected by what the data path knows
+	path   string
+	reason string
+	since  time.Time // since when path is what it is
+	up     bool      // was announced as up
+}
+
+// diagnoseEvery is how often this host is looked over for what eats packets.
+const diagnoseEvery = 30 * time.Second
+
+// conduct follows the cluster: each change of membership or reachability makes
+// a new mesh, a new forwarding table, and what the kernel has to know. It is
+// the only goroutine that writes them.
+func (n *Node) conduct() {
+	c := &conductor{n: n, counters: make(map[membership.NodeID]*forward.PeerCounters)}
+	diagnose := time.NewTicker(diagnoseEvery)
+	defer diagnose.Stop()
+	c.update()
+	for {
+		select {
+		case <-n.parts.member.Changed():
+			c.update()
+		case <-n.parts.prober.Changed():
+			c.update()
+		case <-diagnose.C:
+			n.diagnose()
+		case <-n.parts.member.Done():
+			// A Done by our own Stop comes after quit.
+			if err := n.parts.member.Err(); err != nil {
+				n.finish(err)
+			}
+			return
+		case <-n.quit.Done():
+			return
+		}
+	}
+}
+
+type conductor struct {
+	n        *Node
+	counters map[membership.NodeID]*forward.PeerCounters
+	held     []netip.Prefix // what the kernel was told
+	ready    bool
+}
+
+func (c *conductor) update() {
+	n := c.n
+	view := n.parts.member.View()
+	n.parts.prober.SetPeers(c.probed(view))
+	c.setHeld(view.Held)
+	old := n.mesh.Load()
+	next := &mesh{view: view, held: c.held}
+	now := time.Now()
+	for _, p := range view.Peers {
+		next.peers = append(next.peers, c.judge(p, old.peer(p.ID), now))
+	}
+	table := forward.TableConfig{
+		Networks: n.cfg.Networks, Own: c.held,
+		OwnAddrs:    append(nodeAddrs(c.held), n.parts.endpoints...),
+		AllowSource: n.cfg.AllowSource,
+	}
+	for _, p := range next.peers {
+		table.Peers = append(table.Peers, p.fwd)
+	}
+	t, err := forward.NewTable(table)
+	if err != nil {
+		// Membership has checked all of this: a table that is refused is a fault
+		// of ours, and the old one is the safest thing to keep.
+		n.log.Error("forwarding table refused", "error", err)
+		return
+	}
+	n.parts.engine.SetTable(t)
+	n.mesh.Store(next)
+	c.announce(old, next)
+	for id := range c.counters {
+		if next.peer(id) == nil {
+			delete(c.counters, id)
+		}
+	}
+	if !c.ready && len(c.held) == len(n.cfg.Networks) {
+		c.ready = true
+		close(n.ready)
+	}
+}
+
+// peer finds a peer by id, nil if there is none.
+func (m *mesh) peer(id membership.NodeID) *meshPeer {
+	i, ok := slices.BinarySearchFunc(m.peers, id, func(p *meshPeer, id membership.NodeID) int {
+		return slices.Compare(p.ID[:], id[:])
+	})
+	if !ok {
+		return nil
+	}
+	return m.peers[i]
+}
+
+// endpoint chooses where data for a peer is sent: the first family that both
+// sides have.
+func (c *conductor) endpoint(p *membership.Peer) netip.AddrPort {
+	for _, own := range c.n.parts.endpoints {
+		for _, a := range p.Addrs {
+			if a.Is4() == own.Is4() {
+				return netip.AddrPortFrom(a, p.Ports.UDP)
+			}
+		}
+	}
+	return netip.AddrPort{}
+}
+
+func (c *conductor) mtu(p *membership.Peer) int {
+	if p.MTU > 0 {
+		return min(p.MTU, int(c.n.parts.mtu))
+	}
+	return int(c.n.parts.mtu)
+}
+
+// probed is everybody who may answer: also those that gossip has given up,
+// since the data path has its own opinion.
+func (c *conductor) probed(v *membership.View) []probe.Peer {
+	var out []probe.Peer
+	for _, p := range v.Peers {
+		if e := c.endpoint(p); e.IsValid() && p.State != membership.StateLeft {
+			out = append(out, probe.Peer{ID: p.ID, Boot: p.Boot, Endpoint: e, Addrs: p.Addrs, FullSize: c.mtu(p)})
+		}
+	}
+	return out
+}
+
+// judge decides how packets reach a peer.
+func (c *conductor) judge(p *membership.Peer, old *meshPeer, now time.Time) *meshPeer {
+	counters := c.counters[p.ID]
+	if counters == nil {
+		counters = new(forward.PeerCounters)
+		c.counters[p.ID] = counters
+	}
+	m := &meshPeer{Peer: p, state: p.State, path: PathNone, since: now}
+	m.fwd = &forward.Peer{
+		ID: p.ID, Name: p.Name, Prefixes: p.Subnets, Endpoint: c.endpoint(p), Sources: p.Addrs,
+		MTU: c.mtu(p), Counters: counters,
+	}
+	reach, _ := c.n.parts.prober.State(p.ID)
+	switch {
+	case p.State == membership.StateLeft:
+		m.reason = "said good-bye"
+	case len(p.Addrs) == 0:
+		m.reason = "known only by its claim: no node with this identity has been met since the start"
+	case !m.fwd.Endpoint.IsValid():
+		m.reason = fmt.Sprintf("no common address family: it has %v, this node %v", p.Addrs, c.n.parts.endpoints)
+	case reach.Reach == probe.Up:
+		m.path, m.reason = PathUserspaceUDP, reach.Reason
+		if p.State == membership.StateDead {
+			// Gossip lost it, data reaches it: it is not dead.
+			m.state = membership.StateSuspect
+			m.reason += "; gossip does not reach it"
+		}
+	case p.State == membership.StateDead:
+		m.reason = "given up by gossip; " + reach.Reason
+	case reach.Usable():
+		m.path, m.reason = PathUserspaceUDP, reach.Reason
+	default:
+		m.reason = reach.Reason
+	}
+	m.fwd.Usable = m.path != PathNone
+	if old != nil {
+		m.up = old.up
+		if old.path == m.path {
+			m.since = old.since
+		}
+	}
+	return m
+}
+
+// announce publishes which peers came and went on the data path.
+func (c *conductor) announce(old, next *mesh) {
+	tell := func(kind EventKind, p *meshPeer, reason string) {
+		c.n.events.publish(Event{Kind: kind, Peer: p.Name, PeerID: p.ID.String(), Reason: reason})
+	}
+	for _, p := range next.peers {
+		reach, _ := c.n.parts.prober.State(p.ID)
+		switch {
+		case !p.up && p.path != PathNone && reach.Reach == probe.Up:
+			p.up = true
+			tell(EventPeerUp, p, p.reason)
+		case p.up && p.path == PathNone:
+			p.up = false
+			tell(EventPeerDown, p, p.reason)
+		}
+	}
+	for _, p := range old.peers {
+		if p.up && next.peer(p.ID) == nil {
+			tell(EventPeerDown, p, "gone")
+		}
+	}
+}
+
+// setHeld tells the kernel, and whoever sources subnet.env, which subnets are
+// ours now.
+func (c *conductor) setHeld(held []netip.Prefix) {
+	if slices.Equal(held, c.held) {
+		return
+	}
+	n := c.n
+	if k := n.parts.kernel; k != nil {
+		if err := setKernelHeld(k, n.cfg.Device, n.cfg.Networks, nodeAddrs(c.held), nodeAddrs(held)); err != nil {
+			n.finish(fmt.Errorf("the kernel does not take our subnets %v: %w", held, err))
+			return
+		}
+	}
+	before := c.held
+	c.held = slices.Clone(held)
+	if n.cfg.RunDir != "" {
+		var err error
+		if len(held) == len(n.cfg.Networks) {
+			err = WriteSubnetEnv(n.cfg.subnetFile, SubnetEnv{Networks: n.cfg.Networks, Subnets: held, MTU: int(n.parts.mtu)})
+		} else {
+			err = RemoveSubnetEnv(n.cfg.subnetFile)
+		}
+		if err != nil {
+			n.finish(err)
+			return
+		}
+	}
+	for _, p := range held {
+		if !slices.Contains(before, p) {
+			n.events.publish(Event{Kind: EventLeaseHeld, Prefix: p})
+		}
+	}
+	n.diagnose()
+}
+
+// setKernelHeld moves the node's addresses. The routes name an address as their
+// source, and the kernel removes routes with their source: so the new addresses
+// stand before the routes change, and the old ones go last.
+func setKernelHeld(k *kernel.Kernel, device string, networks []netip.Prefix, old, next []netip.Addr) error {
+	if err := k.SetAddrs(device, append(slices.Clone(next), old...)); err != nil {
+		return err
+	}
+	if err := k.SetRoutes(device, networks, next); err != nil {
+		return err
+	}
+	return k.SetAddrs(device, next)
+}
+
+// nodeAddrs are the node's own addresses in its subnets: the first of each.
+func nodeAddrs(subnets []netip.Prefix) []netip.Addr {
+	var out []netip.Addr
+	for _, p := range subnets {
+		out = append(out, p.Addr())
+	}
+	return out
+}

@@ -1,0 +1,97 @@
+package overlayd
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/overlayd/overlayd/tunnel"
+)
+
+// The default ports and values of a Config. 8285 is flannel's for its udp
+// backend, 8472 the one that Linux used for VXLAN before IANA assigned 4789
+// (RFC 7348 section 8, linux/drivers/net/vxlan), 7946 memberlist's.
+const (
+	DefaultGossipPort      = 7946
+	DefaultUDPPort         = 8285
+	DefaultVXLANPort       = 8472
+	DefaultKernelVXLANPort = 4789
+	DefaultVNI             = 1
+	DefaultDevice          = "overlay0"
+	DefaultSubnetLen4      = 24
+	DefaultSubnetLen6      = 64
+	DefaultLeaseTime       = 24 * time.Hour
+	DefaultStateDir        = "/var/lib/overlayd"
+	DefaultRunDir          = "/run/overlayd"
+)
+
+// Config describes a node. Networks, StateDir and one of Interface and
+// Advertise are required; the zero value of everything else is the default
+// that its comment names. New checks all of it and never changes it.
+type Config struct {
+	// Networks are the overlay networks: one IPv4 prefix, one IPv6 prefix, or
+	// one of each. All nodes of a cluster have the same.
+	Networks []netip.Prefix
+	// SubnetLens are the lengths of the subnets leased from Networks, in the
+	// same order as Networks. Empty: 24 for IPv4, 64 for IPv6.
+	SubnetLens []int
+	// Subnets are static subnets inside Networks, at most one per network,
+	// which beat leased ones. A network without one gets a leased subnet.
+	Subnets []netip.Prefix
+
+	// Interface is the underlay interface, whose addresses are advertised.
+	Interface string
+	// Advertise are underlay addresses of this host, at most one per family,
+	// instead of those of Interface.
+	Advertise []netip.Addr
+	// Join are the seeds as "host", "host:port", "addr" or "[addr]:port". None
+	// makes this node the first of a cluster, unless it remembers peers.
+	Join []string
+	// Name is the node's human name, unique in the cluster. Empty: the host name.
+	Name string
+
+	// Encap is "udp" (the default) or "vxlan".
+	Encap string
+	// VNI is the VXLAN network identifier, 1 to 2^24-1. Zero: 1.
+	VNI uint32
+	// FastPath is which kernel paths are allowed: "auto" (the default), "off",
+	// "kernel-vxlan" or "direct".
+	FastPath string
+	// AllowSource are inner source prefixes outside of the overlay networks
+	// that this node accepts from any of its peers.
+	AllowSource []netip.Prefix
+
+	// GossipPort (UDP and TCP), UDPPort, VXLANPort and KernelVXLANPort are the
+	// outer ports; zero means the default.
+	GossipPort, UDPPort, VXLANPort, KernelVXLANPort uint16
+	// Cluster is a label that keeps gossip of other clusters out.
+	Cluster string
+	// Keys encrypt gossip and authenticate probes: 16, 24 or 32 bytes each. The
+	// first is used for sending, all are accepted. Empty: neither.
+	Keys [][]byte
+
+	// StateDir holds the node's identity, lease and remembered peers. It is
+	// made if it does not exist.
+	StateDir string
+	// RunDir gets the control socket and subnet.env. Empty: neither is made,
+	// and the node is reached by its methods alone.
+	RunDir string
+	// SubnetFile is where subnet.env goes. Empty: RunDir/subnet.env.
+	SubnetFile string
+	// Device is the name of the TUN device. Empty: overlay0.
+	Device string
+	// Tunnel is a device of the caller's own instead of a TUN. Then the node
+	// needs no privilege, touches no kernel state, and closes Tunnel in Stop.
+	Tunnel tunnel.Device
+	// MTU is the inner MTU. Zero: computed from the underlay's.
+	MTU int
+	// Offload turns the kernel's segmentation offloads "on" (the default) or
+	// "off".
+	Offload string
+
+	// LeaseTime is how long an owner must be silent before its subnet is taken
+	// for a new node when none is free. Zero: 24 h. A setting of the cluster.
+	LeaseTime time.Duration
+	// Logger gets the node's log. Nil: nothing is logged.
+	Logger *slog.Logger
+}

@@ -1,0 +1,33 @@
+package overlayd
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of a Node, to be compared with errors.Is.
+var (
+	// ErrConfig: a Config that can never work, whatever the state of this host.
+	ErrConfig = errors.New("overlayd: bad configuration")
+	// ErrStopped: the node was stopped; make a new one to start again.
+	ErrStopped = errors.New("overlayd: the node was stopped")
+	// ErrStarted: Start was called before.
+	ErrStarted = errors.New("overlayd: the node was started before")
+	// ErrNotStarted: the node is not running.
+	ErrNotStarted = errors.New("overlayd: the node is not running")
+	// ErrNoPeer: no peer has this name, id or address.
+	ErrNoPeer = errors.New("no such peer")
+	// ErrNoRoute: an address does not belong to the overlay.
+	ErrNoRoute = errors.New("no route")
+)
+
+// configError is one line about a value that can never work.
+type configError struct{ err error }
+
+func (e configError) Error() string        { return e.err.Error() }
+func (e configError) Unwrap() error        { return e.err }
+func (e configError) Is(target error) bool { return target == ErrConfig }
+
+func badConfig(format string, args ...any) error {
+	return configError{fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,32 @@
+package overlayd
+
+import (
+	"net/netip"
+	"time"
+)
+
+// EventKind says what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventPeerUp    EventKind = "peer-up"    // a peer answers on the data path
+	EventPeerDown  EventKind = "peer-down"  // a peer no longer answers on the data path
+	EventLeaseHeld EventKind = "lease-held" // Prefix is ours, and in use
+	EventLeaseLost EventKind = "lease-lost" // Prefix is not ours any more; Reason says why
+	EventWarning   EventKind = "warning"    // Reason says what is wrong and its cure
+)
+
+// Event is something that an embedder may want to know at once.
+type Event struct {
+	Kind EventKind `json:"kind"`
+	Time time.Time `json:"time"`
+	// Peer and PeerID are set on peer events.
+	Peer   string `json:"peer,omitempty"`
+	PeerID string `json:"peer_id,omitempty"`
+	// Prefix is set on lease events.
+	Prefix netip.Prefix `json:"prefix,omitzero"`
+	Reason string       `json:"reason,omitempty"`
+	// Missed is how many earlier events this subscriber was too slow for.
+	Missed int `json:"missed,omitempty"`
+}

@@ -1,0 +1,111 @@
+package forward
+
+import (
+	"net"
+	"net/netip"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+)
+
+// datagram is one UDP datagram on its way to or from a socket.
+type datagram struct {
+	// bufs are the pieces of the datagram in order. For readBatch it is one
+	// buffer, whose whole length is room.
+	bufs [][]byte
+	// addr is the other end. What readBatch fills in is never IPv4-mapped and
+	// has no zone.
+	addr netip.AddrPort
+	// n is how many bytes readBatch has put into the buffer.
+	n int
+	// truncated is set by readBatch when the datagram was longer than its
+	// buffer.
+	truncated bool
+}
+
+// batchConn is all that the loops know of a UDP socket. One goroutine may call
+// readBatch while another calls writeBatch.
+type batchConn interface {
+	// readBatch waits for at least one datagram and fills in as many as are
+	// there, at most len(ms). The error is nil if n > 0. After the socket has
+	// been closed, errors.Is(err, net.ErrClosed) holds.
+	readBatch(ms []datagram) (n int, err error)
+
+	// writeBatch sends in order, waits while the socket's buffer is full, and
+	// returns how many it has sent. With an error the datagram behind those was
+	// refused; without one n may still be less than len(ms).
+	writeBatch(ms []datagram) (n int, err error)
+}
+
+// xnetConn is a batchConn made of golang.org/x/net: recvmmsg(2), sendmmsg(2).
+type xnetConn struct {
+	pc interface {
+		ReadBatch([]ipv4.Message, int) (int, error)
+		WriteBatch([]ipv4.Message, int) (int, error)
+	}
+	rx, tx []ipv4.Message
+	// addrs and ips hold the destinations of tx, which are overwritten in
+	// place: a new net.UDPAddr per message would be garbage per packet.
+	addrs []net.UDPAddr
+	ips   [][16]byte
+}
+
+// newXNetConn makes a batchConn for up to n datagrams per call. The caller
+// keeps the socket.
+func newXNetConn(c *net.UDPConn, is6 bool, n int) *xnetConn {
+	x := &xnetConn{
+		rx:    make([]ipv4.Message, n),
+		tx:    make([]ipv4.Message, n),
+		addrs: make([]net.UDPAddr, n),
+		ips:   make([][16]byte, n),
+	}
+	// ipv4.Message and ipv6.Message are one type.
+	if is6 {
+		x.pc = ipv6.NewPacketConn(c)
+	} else {
+		x.pc = ipv4.NewPacketConn(c)
+	}
+	for i := range x.tx {
+		x.tx[i].Addr = &x.addrs[i]
+	}
+	return x
+}
+
+func (x *xnetConn) readBatch(ms []datagram) (int, error) {
+	ms = ms[:min(len(ms), len(x.rx))]
+	for i := range ms {
+		x.rx[i].Buffers = ms[i].bufs
+	}
+	n, err := x.pc.ReadBatch(x.rx[:len(ms)], 0)
+	if err != nil || n <= 0 {
+		return 0, err
+	}
+	for i := range ms[:n] {
+		m, d := &x.rx[i], &ms[i]
+		d.n, d.truncated, d.addr = m.N, m.Flags&unix.MSG_TRUNC != 0, netip.AddrPort{}
+		if a, ok := m.Addr.(*net.UDPAddr); ok {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			d.addr = netip.AddrPortFrom(ip.Unmap(), uint16(a.Port))
+		}
+	}
+	return n, nil
+}
+
+func (x *xnetConn) writeBatch(ms []datagram) (int, error) {
+	ms = ms[:min(len(ms), len(x.tx))]
+	for i := range ms {
+		d, a, ip := &ms[i], &x.addrs[i], &x.ips[i]
+		x.tx[i].Buffers = d.bufs
+		a.Port = int(d.addr.Port())
+		if d.addr.Addr().Is4() {
+			b := d.addr.Addr().As4()
+			a.IP = append(ip[:0], b[:]...)
+		} else {
+			*ip = d.addr.Addr().As16()
+			a.IP = ip[:]
+		}
+	}
+	n, err := x.pc.WriteBatch(x.tx[:len(ms)], 0)
+	return max(n, 0), err // -1 beside an error
+}

@@ -1,0 +1,283 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/gopacket"
+
+	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/tunnel"
+)
+
+// The errors of an [Engine].
+var (
+	// ErrConfig: a Config that can never work.
+	ErrConfig = errors.New("forward")
+	// ErrDevice: the device was closed by someone else or does not work.
+	ErrDevice = errors.New("forward: device")
+	// ErrSocket: a socket was closed by someone else.
+	ErrSocket = errors.New("forward: socket")
+	// ErrNoSocket: no socket of the destination's address family.
+	ErrNoSocket = errors.New("forward: no socket of this address family")
+	// ErrStarted: Run was called a second time.
+	ErrStarted = errors.New("forward: already started")
+)
+
+// The bounds of an inner MTU in bytes: RFC 791 section 3.2, and what the length
+// field of an IPv4 header can say.
+const (
+	minMTU = 68
+	maxMTU = 65535
+)
+
+// maxBatch bounds how many packets are read from the device at once.
+const maxBatch = 128
+
+func batchLen(n int) int { return max(1, min(n, maxBatch)) }
+
+// Config is what an [Engine] works on. All fields but Control and Logger are
+// required.
+type Config struct {
+	// Device gives and takes inner packets.
+	Device tunnel.Device
+	// Codec is the framing on the underlay.
+	Codec encap.Codec
+	// Conns are bound, unconnected UDP sockets: one IPv4, one IPv6, or one of
+	// each. A socket that takes both families counts as IPv6 and should be
+	// IPv6 only.
+	Conns []*net.UDPConn
+	// Control gets each control frame that comes from a known peer's address,
+	// without the encap. It is called from the receive loops, by several
+	// goroutines at once, must not block, and must copy what it keeps of frame.
+	// Nil: control frames are ignored.
+	Control func(frame []byte, from netip.AddrPort)
+	// MTU is the longest inner packet, in bytes, that is sent: 68 to 65535.
+	MTU int
+	// Logger gets the drop counters that have risen, at most once a second
+	// for each reason. Nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Engine forwards packets between a device and UDP sockets. All methods may be
+// called by any goroutine at any time.
+type Engine struct {
+	device  tunnel.Device
+	codec   encap.Codec
+	conns   [sockCount]*net.UDPConn
+	control func(frame []byte, from netip.AddrPort)
+	mtu     int
+	log     *slog.Logger
+
+	table   atomic.Pointer[Table]
+	drops   Drops
+	out     output
+	icmp    *icmpQueue
+	started atomic.Bool
+}
+
+// New checks cfg and makes an Engine with an empty table: everything is
+// dropped until SetTable. It starts nothing. Device and Conns stay the
+// caller's until Run is called.
+func New(cfg Config) (*Engine, error) {
+	switch {
+	case cfg.Device == nil:
+		return nil, fmt.Errorf("%w: no device", ErrConfig)
+	case cfg.Codec == nil:
+		return nil, fmt.Errorf("%w: no codec", ErrConfig)
+	case len(cfg.Conns) == 0:
+		return nil, fmt.Errorf("%w: no socket", ErrConfig)
+	case cfg.MTU < minMTU || cfg.MTU > maxMTU:
+		return nil, fmt.Errorf("%w: mtu %d is not in %d to %d", ErrConfig, cfg.MTU, minMTU, maxMTU)
+	}
+	if m := cfg.Device.Features().MaxPacket; m < 1 {
+		return nil, fmt.Errorf("%w: device %s: largest packet is %d bytes", ErrConfig, cfg.Device.Name(), m)
+	}
+	e := newEngine(cfg)
+	for _, c := range cfg.Conns {
+		if c == nil {
+			return nil, fmt.Errorf("%w: nil socket", ErrConfig)
+		}
+		a, ok := c.LocalAddr().(*net.UDPAddr)
+		if !ok {
+			return nil, fmt.Errorf("%w: socket has no address", ErrConfig)
+		}
+		i := sock6
+		if a.IP.To4() != nil {
+			i = sock4
+		}
+		if e.conns[i] != nil {
+			return nil, fmt.Errorf("%w: two sockets of one address family: %v and %v",
+				ErrConfig, e.conns[i].LocalAddr(), a)
+		}
+		e.conns[i] = c
+	}
+	return e, nil
+}
+
+// newEngine makes an Engine without sockets of a Config that has been checked.
+func newEngine(cfg Config) *Engine {
+	e := &Engine{
+		device:  cfg.Device,
+		codec:   cfg.Codec,
+		control: cfg.Control,
+		mtu:     cfg.MTU,
+		log:     cfg.Logger,
+	}
+	if e.control == nil {
+		e.control = func([]byte, netip.AddrPort) {}
+	}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	e.out = output{dev: cfg.Device, drops: &e.drops}
+	e.icmp = newICMPQueue(&e.drops)
+	e.table.Store(new(Table))
+	return e
+}
+
+// SetTable replaces the forwarding table, which is not nil. Packets that are being judged may
+// still be judged by the old one.
+func (e *Engine) SetTable(t *Table) { e.table.Store(t) }
+
+// Table returns the table in force.
+func (e *Engine) Table() *Table { return e.table.Load() }
+
+// Drops returns the counters, which live as long as the Engine.
+func (e *Engine) Drops() *Drops { return &e.drops }
+
+// Run forwards until ctx ends or forwarding is no longer possible, and returns
+// when every goroutine that it started has ended. It returns nil after the end
+// of ctx, and otherwise an error that wraps [ErrDevice] or [ErrSocket].
+//
+// Run closes Device and Conns when it ends, whatever the reason: nothing else
+// wakes a Read of a device. Closing them again does no harm, but closing one
+// before the end of ctx is an error that Run returns. Run works once.
+func (e *Engine) Run(ctx context.Context) error {
+	if e.started.Swap(true) {
+		return ErrStarted
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	var (
+		wg    sync.WaitGroup
+		once  sync.Once
+		fatal error
+	)
+	start := func(run func() error) {
+		wg.Go(func() {
+			// A loop that ends after ctx was woken on purpose.
+			if err := run(); ctx.Err() == nil {
+				once.Do(func() { fatal = err })
+				cancel()
+			}
+		})
+	}
+	var conns [sockCount]batchConn
+	for i, c := range e.conns {
+		if c != nil {
+			conns[i] = newXNetConn(c, i == sock6, max(maxBatch, rxBatch))
+		}
+	}
+	start(newTxLoop(e, conns).run)
+	for _, c := range conns {
+		if c != nil {
+			l := newRxLoop(e, c)
+			start(func() error { return l.run(ctx) })
+		}
+	}
+	wg.Go(func() { e.answer(ctx) })
+	wg.Go(func() { logDrops(ctx, &e.drops, e.log) })
+
+	<-ctx.Done()
+	closed := e.close()
+	wg.Wait()
+	if fatal != nil {
+		return fatal
+	}
+	return closed
+}
+
+// close closes device and sockets. That a socket is closed already is no
+// error.
+func (e *Engine) close() error {
+	var errs []error
+	for _, c := range e.conns {
+		if c == nil {
+			continue
+		}
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, fmt.Errorf("%w: close: %w", ErrSocket, err))
+		}
+	}
+	if err := e.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		errs = append(errs, fmt.Errorf("%w: close %s: %w", ErrDevice, e.device.Name(), err))
+	}
+	return errors.Join(errs...)
+}
+
+// answer writes the ICMP errors that the transmit loop has asked for.
+func (e *Engine) answer(ctx context.Context) {
+	buf := gopacket.NewSerializeBuffer()
+	pkts := make([]tunnel.Packet, 1)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-e.icmp.ready:
+			b, err := j.build(buf)
+			if err == nil {
+				pkts[0] = tunnel.Packet{Data: b}
+				err = e.out.writeOwn(pkts)
+			}
+			if err != nil {
+				e.drops.Add(TxICMPNotSent, 1)
+			}
+			e.icmp.free <- j // has room for every job there is
+		}
+	}
+}
+
+// mtuTo is the longest inner packet that may be sent to p.
+func (e *Engine) mtuTo(p *Peer) int {
+	if p.MTU > 0 {
+		return min(p.MTU, e.mtu)
+	}
+	return e.mtu
+}
+
+// SendControl sends one control frame in this node's encap to an endpoint, and
+// does not keep it. It works from New on until the sockets are closed. An
+// endpoint in the table gets that peer's header; others get one for no
+// particular receiver, which is all that the udp encap needs.
+func (e *Engine) SendControl(frame []byte, to netip.AddrPort) error {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	if !to.IsValid() {
+		return fmt.Errorf("send control frame: %v is no endpoint", to)
+	}
+	c := e.conns[sockFor(to.Addr())]
+	if c == nil {
+		return fmt.Errorf("send control frame to %v: %w", to, ErrNoSocket)
+	}
+	if hl := e.codec.HeaderLen(); hl > 0 {
+		var d encap.Dest
+		if p := e.table.Load().peerAt(to); p != nil {
+			d = p.Dest
+		}
+		b := make([]byte, hl, hl+len(frame))
+		e.codec.PutHeader(b, encap.Control, d)
+		frame = append(b, frame...)
+	}
+	if _, err := c.WriteToUDPAddrPort(frame, to); err != nil {
+		return fmt.Errorf("send control frame to %v: %w", to, err)
+	}
+	return nil
+}

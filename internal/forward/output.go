@@ -1,0 +1,52 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/overlayd/overlayd/tunnel"
+)
+
+// output writes to the device on behalf of several goroutines: a Device has one
+// writer at a time, while packets come from two sockets and ICMP errors from a
+// third place. The lock is taken once per batch, and with traffic of one
+// underlay family nobody waits for it.
+type output struct {
+	mu    sync.Mutex
+	dev   tunnel.Device
+	drops *Drops
+}
+
+// write hands pkts over in order, goes on behind those that the device refuses,
+// and counts both. peers[i] is whom pkts[i] is from. The only error is that of a
+// closed device.
+func (o *output) write(pkts []tunnel.Packet, peers []*Peer) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := 0; i < len(pkts); i++ { // past the refused one
+		n, err := o.dev.Write(pkts[i:])
+		for ; n > 0 && i < len(pkts); n, i = n-1, i+1 {
+			c := peers[i].Counters
+			c.RxPackets.Add(1)
+			c.RxBytes.Add(uint64(len(pkts[i].Data)))
+		}
+		if i == len(pkts) {
+			return nil
+		}
+		if errors.Is(err, os.ErrClosed) {
+			return fmt.Errorf("%w: write %s: %w", ErrDevice, o.dev.Name(), err)
+		}
+		o.drops.Add(RxDeviceRefused, 1)
+	}
+	return nil
+}
+
+// writeOwn hands over a packet that this node made.
+func (o *output) writeOwn(pkts []tunnel.Packet) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, err := o.dev.Write(pkts)
+	return err
+}

@@ -1,0 +1,167 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/tunnel"
+)
+
+// minRxPacket and rxSlack size the receive buffers: room for the header and
+// for a packet of our MTU or the minimum IPv6 MTU (RFC 8200 section 5), and
+// somewhat more for a peer whose idea of the MTU differs. What fits is
+// accepted, whoever is next in line may answer that it is too big; what does
+// not fit is seen as truncated.
+const (
+	minRxPacket = 1280
+	rxSlack     = 64
+)
+
+// maxDatagram is the largest UDP payload that any buffer needs (RFC 768: a
+// 16-bit length), rxBatch how many datagrams one call receives at most.
+const (
+	maxDatagram = 65535
+	rxBatch     = 64
+)
+
+// A socket that has failed maxSocketErrors times in a row is from then on
+// called no more often than every socketErrorPause, so that it costs no
+// processor. Ordinary errors come one at a time.
+const (
+	maxSocketErrors  = 16
+	socketErrorPause = 10 * time.Millisecond
+)
+
+// rxLoop carries packets from one socket to the device.
+type rxLoop struct {
+	e     *Engine
+	conn  batchConn
+	ms    []datagram
+	pkts  []tunnel.Packet // accepted from one batch
+	peers []*Peer         // from whom pkts[i] is
+	cache acceptCache
+}
+
+func newRxLoop(e *Engine, c batchConn) *rxLoop {
+	l := &rxLoop{
+		e:     e,
+		conn:  c,
+		ms:    make([]datagram, rxBatch),
+		pkts:  make([]tunnel.Packet, 0, rxBatch),
+		peers: make([]*Peer, 0, rxBatch),
+	}
+	size := min(e.codec.HeaderLen()+max(e.mtu, minRxPacket)+rxSlack, maxDatagram)
+	for i := range l.ms {
+		l.ms[i].bufs = [][]byte{make([]byte, size)}
+	}
+	return l
+}
+
+// run receives batches until the socket or the device is closed. The error is
+// that, or the end of ctx; it is never nil.
+func (l *rxLoop) run(ctx context.Context) error {
+	failed := 0
+	for {
+		n, err := l.conn.readBatch(l.ms)
+		if n <= 0 {
+			if errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("%w: receive: %w", ErrSocket, err)
+			}
+			l.e.drops.Add(RxSocketError, 1)
+			if failed++; failed >= maxSocketErrors {
+				if err := pause(ctx, socketErrorPause); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		failed = 0
+		t := l.e.table.Load()
+		for i := range l.ms[:n] {
+			l.take(t, &l.ms[i])
+		}
+		if err := l.deliver(); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// take keeps the packet in m for deliver, gives a control frame away, or drops
+// and counts m.
+func (l *rxLoop) take(t *Table, m *datagram) {
+	payload, p, reason := l.decide(t, m)
+	switch {
+	case reason != None:
+		l.e.drops.Add(reason, 1)
+	case p == nil:
+		l.e.control(payload, m.addr)
+	default:
+		l.pkts = append(l.pkts, tunnel.Packet{Data: payload})
+		l.peers = append(l.peers, p)
+	}
+}
+
+// decide takes a datagram apart and says whether it may pass. With None the
+// payload is an inner packet from peer p, or, if p is nil, a control frame from
+// a known address. The stranger is asked about first: what he sends costs one
+// lookup, and counts as his.
+func (l *rxLoop) decide(t *Table, m *datagram) (payload []byte, p *Peer, r Reason) {
+	if m.truncated {
+		return nil, nil, RxOversized
+	}
+	outer := m.addr.Addr()
+	if len(l.cache.senders(t, outer)) == 0 {
+		return nil, nil, RxUnknownSource
+	}
+	kind, payload, err := l.e.codec.Decode(m.bufs[0][:m.n])
+	if err != nil {
+		return nil, nil, RxMalformedFrame
+	}
+	if kind == encap.Control {
+		return payload, nil, None
+	}
+	src, dst, v := parseInner(payload)
+	switch v {
+	case headerMalformed:
+		return nil, nil, RxMalformed
+	case headerMulticast:
+		return nil, nil, RxMulticast
+	case headerMartian:
+		return nil, nil, RxMartian
+	}
+	if src.Is4() != (kind == encap.IPv4) {
+		return nil, nil, RxMalformed // the encap says one version, the packet another
+	}
+	if p, r = l.cache.accept(t, outer, src, dst); r != None {
+		return nil, nil, r
+	}
+	return payload, p, None
+}
+
+// deliver writes what take has kept, in one call unless the device refuses a
+// packet, and forgets it. The only error is that of a closed device.
+func (l *rxLoop) deliver() error {
+	if len(l.pkts) == 0 {
+		return nil
+	}
+	err := l.e.out.write(l.pkts, l.peers)
+	clear(l.pkts)
+	clear(l.peers)
+	l.pkts, l.peers = l.pkts[:0], l.peers[:0]
+	return err
+}

@@ -1,0 +1,160 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+
+	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/tunnel"
+)
+
+// maxDeviceErrors is after how many failed Reads in a row a device is given
+// up. A single error is of that call only; a deleted interface fails for ever.
+const maxDeviceErrors = 16
+
+// The sockets are kept by address family.
+const (
+	sock4 = iota
+	sock6
+	sockCount
+)
+
+func sockFor(a netip.Addr) int {
+	if a.Is4() {
+		return sock4
+	}
+	return sock6
+}
+
+// txLoop carries packets from the device to the sockets.
+type txLoop struct {
+	e       *Engine
+	pkts    []tunnel.Packet
+	bufs    [][]byte
+	headers []byte // HeaderLen bytes for each packet of a batch
+	queues  [sockCount]*sendQueue
+	cache   routeCache
+}
+
+func newTxLoop(e *Engine, conns [sockCount]batchConn) *txLoop {
+	f := e.device.Features()
+	n := batchLen(f.ReadBatch)
+	l := &txLoop{
+		e:       e,
+		pkts:    make([]tunnel.Packet, n),
+		bufs:    make([][]byte, n),
+		headers: make([]byte, n*e.codec.HeaderLen()),
+	}
+	for i := range l.bufs {
+		l.bufs[i] = make([]byte, f.MaxPacket)
+	}
+	for i, c := range conns {
+		if c != nil {
+			l.queues[i] = newSendQueue(c, &e.drops, n)
+		}
+	}
+	return l
+}
+
+// run reads batches until the device or a socket is closed or the device
+// fails. The error is never nil.
+func (l *txLoop) run() error {
+	failed := 0
+	for {
+		for i := range l.pkts {
+			l.pkts[i] = tunnel.Packet{Data: l.bufs[i]}
+		}
+		n, err := l.e.device.Read(l.pkts)
+		if n <= 0 {
+			if err == nil {
+				err = io.ErrNoProgress
+			}
+			if failed++; errors.Is(err, os.ErrClosed) || failed == maxDeviceErrors {
+				return fmt.Errorf("%w: read %s: %w", ErrDevice, l.e.device.Name(), err)
+			}
+			l.e.drops.Add(TxDeviceError, 1)
+			continue
+		}
+		failed = 0
+		t := l.e.table.Load()
+		for i := range l.pkts[:n] {
+			l.take(t, i)
+		}
+		for _, q := range l.queues {
+			if q == nil {
+				continue
+			}
+			if err := q.flush(); err != nil {
+				return fmt.Errorf("%w: send: %w", ErrSocket, err)
+			}
+		}
+	}
+}
+
+// take queues packet i of the batch for its peer, or drops and counts it and
+// has it answered.
+func (l *txLoop) take(t *Table, i int) {
+	pkt := &l.pkts[i]
+	p, src, reason := l.decide(t, pkt)
+	switch reason {
+	case None:
+	case TxNoOwner, TxPeerDown, TxNoSocket:
+		l.e.icmp.offer(t, reason, pkt.Data, src, 0)
+	case TxTooBig:
+		l.e.icmp.offer(t, reason, pkt.Data, src, l.e.mtuTo(p))
+	}
+	if reason != None {
+		l.e.drops.Add(reason, 1)
+		return
+	}
+	hl := l.e.codec.HeaderLen()
+	h := l.headers[i*hl : (i+1)*hl]
+	kind := encap.IPv4
+	if src.Is6() {
+		kind = encap.IPv6
+	}
+	l.e.codec.PutHeader(h, kind, p.Dest)
+	l.queues[sockFor(p.Endpoint.Addr())].add(p, h, pkt.Data)
+}
+
+// decide says to whom a packet from the device goes, or why it does not. The
+// peer is set with None and TxTooBig, src whenever the header is sound.
+func (l *txLoop) decide(t *Table, pkt *tunnel.Packet) (p *Peer, src netip.Addr, r Reason) {
+	if pkt.Offload.GSO != tunnel.GSONone {
+		return nil, src, TxOffloadUnsupported
+	}
+	src, dst, v := parseInner(pkt.Data)
+	switch v {
+	case headerMalformed:
+		return nil, src, TxMalformed
+	case headerMulticast:
+		return nil, src, TxMulticast
+	case headerMartian:
+		return nil, src, TxMartian
+	}
+	p, verdict := l.cache.route(t, dst)
+	switch verdict {
+	case Outside:
+		return nil, src, TxOutsideNetwork
+	case Own:
+		return nil, src, TxOwnDestination
+	case Unassigned:
+		return nil, src, TxNoOwner
+	}
+	if !p.Usable || !p.Endpoint.IsValid() {
+		return nil, src, TxPeerDown
+	}
+	if l.queues[sockFor(p.Endpoint.Addr())] == nil {
+		return nil, src, TxNoSocket
+	}
+	if len(pkt.Data) > l.e.mtuTo(p) {
+		return p, src, TxTooBig
+	}
+	if pkt.Offload.NeedsChecksum && !finishChecksum(pkt.Data, &pkt.Offload) {
+		return nil, src, TxMalformed
+	}
+	return p, src, None
+}

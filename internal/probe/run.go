@@ -1,0 +1,153 @@
+package probe
+
+import (
+	"context"
+	"time"
+
+	"github.com/overlayd/overlayd/encap"
+)
+
+// Run probes and answers until ctx ends or Close is called. It is called
+// once: afterwards the Prober is closed, and another call returns at once.
+func (p *Prober) Run(ctx context.Context) {
+	p.run.Lock()
+	defer p.run.Unlock()
+	select {
+	case <-p.stop:
+		return
+	case <-p.done:
+		return
+	default:
+	}
+	defer p.doneOnce.Do(func() { close(p.done) })
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.stop:
+			return
+		case f := <-p.inbox:
+			p.take(f)
+		case <-p.wake:
+		case <-timer.C:
+		}
+		// What has arrived comes before the conclusion that nothing did.
+		for range len(p.inbox) {
+			p.take(<-p.inbox)
+		}
+		p.sendPings()
+		next := p.sendDue()
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// take works off a frame and gives its buffer back.
+func (p *Prober) take(q *frame) {
+	p.work(q)
+	q.share.Add(-1)
+	p.free <- q // has room: there are no more frames than that
+}
+
+// work acts upon a frame that Handle has let through.
+func (p *Prober) work(q *frame) {
+	f, err := encap.Parse(q.b, p.auth.Load())
+	if err != nil {
+		p.drops.addError(err)
+		if peeked, err2 := encap.Peek(q.b); err2 == nil {
+			p.mu.Lock()
+			p.core.Refused(peeked.Sender, err)
+			p.mu.Unlock()
+		}
+		return
+	}
+	if f.Type == encap.Probe {
+		p.mu.Lock()
+		out, err := p.core.Probed(q.at, q.from, f)
+		p.mu.Unlock()
+		if err != nil {
+			p.drops.addError(err)
+			return
+		}
+		if p.transmit(out) != nil {
+			p.drops.add(dropSendFailed)
+		}
+		return
+	}
+
+	p.mu.Lock()
+	rtt, changed, err := p.core.Answer(q.at, q.from, f)
+	g := p.pings[f.Nonce]
+	if err == nil && g != nil {
+		g.result <- pong{rtt: rtt} // once: the core takes no answer twice
+	}
+	p.mu.Unlock()
+	if err != nil {
+		p.drops.addError(err)
+	}
+	if changed {
+		signal(p.changed)
+	}
+}
+
+// sendDue sends the probes that are due and returns when the next ones are.
+func (p *Prober) sendDue() time.Time {
+	p.mu.Lock()
+	due, next, changed := p.core.Poll(time.Now())
+	p.mu.Unlock()
+	for _, out := range due {
+		if err := p.transmit(out); err != nil {
+			p.drops.add(dropSendFailed)
+			p.mu.Lock()
+			p.core.SendFailed(out.Frame.Receiver, out.Frame.Nonce, err)
+			p.mu.Unlock()
+		}
+	}
+	p.notify(changed)
+	return next
+}
+
+// sendPings sends the probes that Ping has asked for.
+func (p *Prober) sendPings() {
+	for {
+		p.mu.Lock()
+		if len(p.asked) == 0 {
+			p.mu.Unlock()
+			return
+		}
+		g := p.asked[0]
+		p.asked = p.asked[1:]
+		out, err := p.core.Ping(time.Now(), g.id)
+		if err == nil {
+			g.nonce = out.Frame.Nonce
+			p.pings[g.nonce] = g
+		}
+		p.mu.Unlock()
+		if err == nil {
+			if err = p.transmit(out); err != nil {
+				p.drops.add(dropSendFailed)
+			}
+		}
+		if err != nil {
+			// The slot is free: no answer to this ping can have come meanwhile,
+			// since answers are taken by this goroutine.
+			g.result <- pong{err: err}
+		}
+	}
+}
+
+// transmit encodes and sends a frame.
+func (p *Prober) transmit(out Outgoing) error {
+	b, err := out.Frame.Append(p.buf[:0], out.Size, p.auth.Load())
+	if err != nil {
+		return err
+	}
+	p.buf = b
+	return p.send(b, out.To)
+}

@@ -1,0 +1,331 @@
+package membership
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// digestPatience is how long two nodes may differ before one asks the other
+// for everything: records under way by gossip need no help.
+const digestPatience = 2 * time.Second
+
+// handle works off one item of the inbox. An error ends the Member.
+func (m *Member) handle(item any, now time.Time) error {
+	switch it := item.(type) {
+	case nodeUp:
+		m.nodeUp(it, now)
+		return m.checkName()
+	case nodeDown:
+		m.nodeDown(it, now)
+	case gossipMsg:
+		rest := it.data
+		for len(rest) > 0 {
+			var r record
+			var err error
+			if r, rest, err = decodeRecord(rest); err != nil {
+				m.count(err)
+				continue
+			}
+			if err := m.mergeRecord(r, now, true); err != nil {
+				return err
+			}
+		}
+	case fullState:
+		return m.mergeAll(it.data, now)
+	case digestMsg:
+		m.compareDigest(it, now)
+	case dialDone:
+		m.dialEnded(it, now)
+	case syncDone:
+		m.syncing = false
+		m.syncAfter = now
+		if it.err != nil {
+			m.syncAfter = now.Add(dialEager)
+			m.leaser.syncFailed()
+			m.log.Debug("full exchange failed", "error", it.err)
+		}
+	case metaDone:
+		m.metaBusy = false
+	}
+	return nil
+}
+
+func (m *Member) nodeUp(it nodeUp, now time.Time) {
+	id, boot, mt, err := m.readNode(&it.node)
+	if err != nil {
+		return // counted by NotifyAlive
+	}
+	if id == m.id {
+		return // ourselves, or our past
+	}
+	p, known := m.members[id]
+	switch {
+	case !known && len(m.members) >= maxMembers:
+		m.count(errRecordFull)
+		return
+	case !known:
+		p = &member{}
+		m.members[id] = p
+	case boot < p.boot, boot == p.boot && p.state == StateLeft:
+		return // the past, or late news of somebody who said good-bye
+	}
+	if boot > p.boot || p.state != StateAlive {
+		p.since = now
+	}
+	addr, _ := netip.AddrFromSlice(it.node.Addr)
+	p.boot, p.meta, p.state = boot, mt, StateAlive
+	p.gossip = netip.AddrPortFrom(addr.Unmap(), it.node.Port)
+	m.dirty = true
+	m.peersChanged(now)
+}
+
+func (m *Member) nodeDown(it nodeDown, now time.Time) {
+	id, boot, err := parseGossipName(it.node.Name)
+	p := m.members[id]
+	if err != nil || p == nil || boot != p.boot || p.state != StateAlive {
+		return
+	}
+	p.state, p.since = StateDead, now
+	m.dirty = true
+}
+
+// checkName refuses to start beside a live node of the same name. A node that
+// has synced is past its start; of two that start together the one with the
+// higher id gives way. A node of that name at our own address is what was here
+// before us.
+func (m *Member) checkName() error {
+	if m.leaser.synced {
+		return nil
+	}
+	for id, p := range m.members {
+		if p.state != StateAlive || p.meta.name != m.cfg.Name || p.gossip.Addr() == m.cfg.Gossip.Addr() {
+			continue
+		}
+		if p.meta.holder || bytes.Compare(id[:], m.id[:]) < 0 {
+			return fmt.Errorf("%w: %q is the name of the live node %v at %v: give this one another with --name", ErrNameTaken, m.cfg.Name, id, p.gossip.Addr())
+		}
+	}
+	return nil
+}
+
+// mergeRecord takes in one record. spread: tell others if it was news.
+func (m *Member) mergeRecord(r record, now time.Time, spread bool) error {
+	switch r.kind {
+	case kindSettings:
+		return m.meetSettings(r.settings)
+	case kindFarewell:
+		p := m.members[r.farewell.Node]
+		if p == nil || r.farewell.Boot < p.boot || p.state == StateLeft {
+			return nil
+		}
+		p.boot, p.state, p.since = r.farewell.Boot, StateLeft, now
+		m.dirty = true
+		m.mu.Lock()
+		m.queue.add(broadcastKey{kind: kindFarewell, farewell: r.farewell})
+		m.mu.Unlock()
+	case kindClaim:
+		m.mu.Lock()
+		changed, err := m.leaser.merge(r.claim, now)
+		if changed && spread {
+			m.queue.add(broadcastKey{kind: kindClaim, claim: r.claim.Key})
+		}
+		m.mu.Unlock()
+		if err != nil {
+			m.count(err)
+		}
+		if changed {
+			m.dirty = true
+			m.lastMerge = now
+		}
+	}
+	return nil
+}
+
+// meetSettings compares the cluster's settings with ours. A node that has not
+// synced yet gives way; one that has keeps its own and says so.
+func (m *Member) meetSettings(s Settings) error {
+	if s.Equal(m.cfg.Settings) {
+		return nil
+	}
+	if m.leaser.synced || len(m.resumed) > 0 {
+		m.count(errRecordNetwork)
+		if !m.otherSaid {
+			m.otherSaid = true
+			m.warn(fmt.Sprintf("nodes of a cluster with other settings gossip with this one: they have %v; this node has %v", s, m.cfg.Settings))
+		}
+		return nil
+	}
+	return fmt.Errorf("%w: the cluster has %v; this node is configured with %v", ErrSettings, s, m.cfg.Settings)
+}
+
+// mergeAll takes in another node's full state.
+func (m *Member) mergeAll(b []byte, now time.Time) error {
+	// Others hear of the news too, except when a newcomer takes in everything.
+	spread := m.leaser.synced
+	complete := false // it came from a node that holds the settings
+	for len(b) > 0 {
+		r, rest, err := decodeRecord(b)
+		b = rest
+		if err != nil {
+			m.count(err)
+			if errors.Is(err, errRecordShort) {
+				complete = false
+				break
+			}
+			continue
+		}
+		if r.kind == kindSettings && r.settings.Equal(m.cfg.Settings) {
+			complete = true
+		}
+		if err := m.mergeRecord(r, now, spread); err != nil {
+			return err
+		}
+	}
+	if complete {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.holder = true
+		m.leaser.fullSync(now, true)
+		m.dirty = true
+	}
+	return nil
+}
+
+// compareDigest asks a node for everything when it holds other records than we
+// do although nothing has changed here for a while.
+func (m *Member) compareDigest(it digestMsg, now time.Time) {
+	if it.digest == m.digest.Load() || !m.leaser.synced || now.Sub(m.lastMerge) < digestPatience || m.syncing || now.Before(m.syncAfter) {
+		return
+	}
+	addr, ok := netip.AddrFromSlice(it.from.Addr)
+	if !ok {
+		return
+	}
+	m.syncWith(netip.AddrPortFrom(addr.Unmap(), it.from.Port))
+	m.syncAfter = now.Add(digestPatience)
+}
+
+// encodeAll is the full state: the settings if this node holds them, and all
+// claims.
+func (m *Member) encodeAll() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := make([]byte, 0, claimLen*(len(m.store.claims)+1))
+	if m.holder {
+		b = appendSettings(b, m.cfg.Settings)
+	}
+	for _, c := range m.store.claims {
+		b = appendClaim(b, c)
+	}
+	return b
+}
+
+func (m *Member) nextBroadcasts(overhead, limit int) [][]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.queue.take(max(int(m.numMembers.Load()), 1), overhead, limit, func(k broadcastKey) []byte {
+		switch k.kind {
+		case kindSettings:
+			return appendSettings(nil, m.cfg.Settings)
+		case kindFarewell:
+			return appendFarewell(nil, k.farewell)
+		}
+		if c, ok := m.store.claims[k.claim]; ok {
+			return appendClaim(nil, c)
+		}
+		return nil
+	})
+}
+
+// metaDone comes back through the inbox when UpdateNode has ended.
+type metaDone struct{}
+
+func (m *Member) setMeta() (changed bool) {
+	mt := meta{
+		holder: m.holder, listed: m.listed, caps: m.cfg.Caps, ports: m.cfg.Ports,
+		mtu: uint16(m.cfg.MTU), mac: VTEPMAC(m.id), addrs: m.cfg.Addrs, name: m.cfg.Name,
+	}
+	b := mt.append(nil)
+	if old := m.meta.Load(); old != nil && bytes.Equal(*old, b) {
+		return false
+	}
+	m.meta.Store(&b)
+	return true
+}
+
+// refreshMeta gossips our own entry when it has changed.
+func (m *Member) refreshMeta() {
+	if m.metaBusy || !m.setMeta() {
+		return
+	}
+	m.metaBusy = true
+	m.wg.Go(func() {
+		if err := m.list.UpdateNode(time.Second); err != nil {
+			m.log.Debug("own entry not confirmed", "error", err)
+		}
+		m.inbox.put(metaDone{})
+	})
+}
+
+const (
+	savePeersAfter = 5 * time.Second
+	maxRemembered  = 1024
+)
+
+func (m *Member) peersChanged(now time.Time) {
+	if m.savePeers.IsZero() {
+		m.savePeers = now.Add(savePeersAfter)
+	}
+}
+
+func (m *Member) rememberPeers(now time.Time) {
+	if !m.savePeers.IsZero() && !now.Before(m.savePeers) {
+		m.rememberPeersNow()
+	}
+}
+
+// rememberPeersNow writes where peers were met, live ones first, once this
+// node is part of the cluster.
+func (m *Member) rememberPeersNow() {
+	m.savePeers = time.Time{}
+	if !m.holder {
+		return
+	}
+	type entry struct {
+		rememberedPeer
+		alive bool
+	}
+	var all []entry
+	for id, p := range m.members {
+		if p.state != StateLeft {
+			all = append(all, entry{rememberedPeer{id, p.meta.name, p.gossip}, p.state == StateAlive})
+		}
+	}
+	for _, r := range m.remembered {
+		if _, ok := m.members[r.ID]; !ok && r.ID != m.id {
+			all = append(all, entry{r, false})
+		}
+	}
+	slices.SortFunc(all, func(a, b entry) int {
+		if r := cmpBool(b.alive, a.alive); r != 0 {
+			return r
+		}
+		return cmp.Compare(a.ID.String(), b.ID.String())
+	})
+	peers := make([]rememberedPeer, 0, len(all))
+	for _, e := range all[:min(len(all), maxRemembered)] {
+		peers = append(peers, e.rememberedPeer)
+	}
+	if slices.Equal(peers, m.remembered) {
+		return
+	}
+	m.remembered = peers
+	if err := m.disk.savePeers(peers); err != nil {
+		m.log.Warn("the known peers could not be written", "error", err)
+	}
+}

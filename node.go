@@ -1,0 +1,198 @@
+package overlayd
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/internal/control"
+	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/internal/kernel"
+	"github.com/overlayd/overlayd/internal/probe"
+	"github.com/overlayd/overlayd/membership"
+	"github.com/overlayd/overlayd/tunnel"
+)
+
+// Node is one node of an overlay. Its methods may be called by any goroutine.
+//
+//	New --> Start --> (running) --> Stop or Leave, or it ends by itself --> Wait returns
+//
+// Stop works at any point of this, also before and during Start. A Node is used
+// once: after Stop make a new one.
+type Node struct {
+	cfg *resolved
+	log *slog.Logger
+
+	ready  chan struct{} // closed once the node can carry packets
+	ended  chan struct{} // closed when everything is torn down
+	events eventHub
+
+	// quit ends the node; cause is why, nil if it was asked to.
+	quit   context.Context
+	finish context.CancelCauseFunc
+
+	mu       sync.Mutex
+	phase    phase
+	started  chan struct{} // closed when Start has returned
+	tearDown sync.Once
+	stopErr  error
+	release  atomic.Bool // Leave: give the lease back
+
+	parts parts
+	mesh  atomic.Pointer[mesh] // what status and the data path agree on
+	notes notes                // warnings about this host
+}
+
+// phase is where in its life a Node is.
+type phase uint8
+
+const (
+	phaseNew phase = iota
+	phaseStarting
+	phaseRunning
+	phaseStopped
+)
+
+// parts are what Start puts together, in this order. Those that are nil were
+// not needed or not reached.
+type parts struct {
+	lock      *control.Lock
+	kernel    *kernel.Kernel
+	underlay  string // interface name, empty if not known
+	endpoints []netip.Addr
+	mtu       innerMTU
+	member    *membership.Member
+	conns     []*net.UDPConn
+	device    tunnel.Device
+	engine    *forward.Engine
+	prober    *probe.Prober
+	server    *control.Server
+	work      sync.WaitGroup // the goroutines of a running node
+}
+
+// New checks cfg and returns a node that has not been started: no goroutine, no
+// file, no socket. What is wrong with cfg is said in one line; values that can
+// never work satisfy errors.Is(err, ErrConfig).
+func New(cfg Config) (*Node, error) {
+	r, err := resolve(cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: r, log: r.log,
+		ready: make(chan struct{}), ended: make(chan struct{}), started: make(chan struct{}),
+	}
+	n.quit, n.finish = context.WithCancelCause(context.Background())
+	n.mesh.Store(&mesh{view: &membership.View{}})
+	return n, nil
+}
+
+// errAsked is the cause of an end that somebody asked for.
+var errAsked = errors.New("asked to stop")
+
+// Start sets the data plane up and begins to gossip. It does not wait for a
+// lease: see Ready. When it fails it has taken down again what it had set up,
+// and says why in one line. ctx bounds Start itself, not the node's life.
+func (n *Node) Start(ctx context.Context) error {
+	n.mu.Lock()
+	switch n.phase {
+	case phaseNew:
+		n.phase = phaseStarting
+	case phaseStopped:
+		n.mu.Unlock()
+		return ErrStopped
+	default:
+		n.mu.Unlock()
+		return ErrStarted
+	}
+	n.mu.Unlock()
+
+	err := n.assemble(ctx)
+	if err == nil && n.quit.Err() != nil {
+		err = ErrStopped
+	}
+	n.mu.Lock()
+	if err == nil {
+		n.phase = phaseRunning
+	} else {
+		n.phase = phaseStopped
+	}
+	n.mu.Unlock()
+	close(n.started)
+	if err != nil {
+		n.finish(err)
+		n.dismantle()
+		return err
+	}
+	go n.guard()
+	return nil
+}
+
+// guard takes the node down when something ends it.
+func (n *Node) guard() {
+	<-n.quit.Done()
+	n.dismantle()
+}
+
+// Ready is closed when the node holds its subnets and the data plane is set up
+// for them, for the first time.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Wait returns when the node has stopped and everything is taken down: nil
+// after Stop or Leave, else why it stopped by itself. On a node that was never
+// started it waits for Stop.
+func (n *Node) Wait() error {
+	<-n.ended
+	if cause := context.Cause(n.quit); !errors.Is(cause, errAsked) {
+		return cause
+	}
+	return nil
+}
+
+// Stop takes down all that the node has made, says good-bye to the peers, and
+// keeps the lease for the next start. It returns when all is done, and may be
+// called more than once; each call returns the same.
+func (n *Node) Stop() error {
+	n.finish(errAsked)
+	n.mu.Lock()
+	before := n.phase
+	if before == phaseNew {
+		n.phase = phaseStopped
+	}
+	n.mu.Unlock()
+	if before == phaseNew {
+		n.dismantle()
+	} else {
+		<-n.started
+	}
+	<-n.ended
+	return n.stopErr
+}
+
+// Leave gives the node's subnets back, says good-bye and stops. After it the
+// node will come back as a new one with another subnet. It returns
+// ErrNotStarted on a node that is not running. ctx does not interrupt it: it
+// takes two seconds at most.
+func (n *Node) Leave(ctx context.Context) error {
+	n.mu.Lock()
+	running := n.phase == phaseRunning
+	n.mu.Unlock()
+	if !running {
+		return ErrNotStarted
+	}
+	n.release.Store(true)
+	return n.Stop()
+}
+
+// Events returns a channel of what happens from now on. It is closed when ctx
+// ends and when the node has stopped. A reader that is slower than events come
+// misses the oldest ones; Event.Missed tells how many.
+func (n *Node) Events(ctx context.Context) <-chan Event { return n.events.subscribe(ctx) }
+
+// codec is the framing that this node uses.
+func (n *Node) codec() encap.Codec { return encap.UDP{} }

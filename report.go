@@ -1,0 +1,224 @@
+package overlayd
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/membership"
+)
+
+// Status describes the node and its peers now. It costs the packet path
+// nothing.
+func (n *Node) Status() Status {
+	return Status{Schema: StatusSchema, Node: n.nodeStatus(), Peers: n.peerStatus(), Drops: n.drops()}
+}
+
+// Peers is the peers of Status.
+func (n *Node) Peers() Peers { return Peers{Schema: PeersSchema, Peers: n.peerStatus()} }
+
+// Drops is the drop counters of Status.
+func (n *Node) Drops() Drops { return Drops{Schema: DropsSchema, Drops: n.drops()} }
+
+// running reports whether parts may be read: Start has put them together, and
+// nobody changes them any more.
+func (n *Node) running() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.phase == phaseRunning
+}
+
+func (n *Node) nodeStatus() NodeStatus {
+	s := NodeStatus{
+		Name: n.cfg.Name, Version: version(), Encap: n.cfg.Encap, VNI: n.cfg.VNI, FastPath: n.cfg.FastPath,
+		Endpoints: []string{}, Subnets: []netip.Prefix{}, Warnings: []string{},
+	}
+	if !n.running() {
+		return s
+	}
+	id := n.parts.member.ID()
+	mac := membership.VTEPMAC(id)
+	s.ID, s.VTEPMAC, s.MTU = id.String(), net.HardwareAddr(mac[:]).String(), int(n.parts.mtu)
+	for _, a := range n.parts.endpoints {
+		s.Endpoints = append(s.Endpoints, netip.AddrPortFrom(a, n.cfg.UDPPort).String())
+	}
+	s.Subnets = append(s.Subnets, n.mesh.Load().held...)
+	s.Warnings = append(s.Warnings, n.notes.all()...)
+	return s
+}
+
+func (n *Node) peerStatus() []PeerStatus {
+	out := []PeerStatus{}
+	if !n.running() {
+		return out
+	}
+	now := time.Now()
+	for _, p := range n.mesh.Load().peers {
+		s := PeerStatus{
+			ID: p.ID.String(), Name: p.Name, State: p.state.String(), Subnets: append([]netip.Prefix{}, p.Subnets...),
+			Path: p.path, PathReason: p.reason, PathSince: p.since, MTU: p.fwd.MTU,
+			TxBytes: p.fwd.Counters.TxBytes.Load(), RxBytes: p.fwd.Counters.RxBytes.Load(),
+			TxPackets: p.fwd.Counters.TxPackets.Load(), RxPackets: p.fwd.Counters.RxPackets.Load(),
+		}
+		if p.fwd.Endpoint.IsValid() {
+			s.Endpoint = p.fwd.Endpoint.String()
+		}
+		if reach, ok := n.parts.prober.State(p.ID); ok {
+			s.RTTUS = reach.RTT.Microseconds()
+			if !reach.LastProof.IsZero() {
+				age := max(now.Sub(reach.LastProof).Milliseconds(), 0)
+				s.LastProofMS = &age
+			}
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b PeerStatus) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+func (n *Node) drops() map[string]uint64 {
+	out := new(forward.Drops).Snapshot() // every reason, also before the start
+	if !n.running() {
+		return out
+	}
+	maps.Copy(out, n.parts.engine.Drops().Snapshot())
+	maps.Copy(out, n.parts.prober.Drops())
+	maps.Copy(out, n.parts.member.Refused())
+	return out
+}
+
+// Routes is the forwarding table.
+func (n *Node) Routes() Routes {
+	r := Routes{Schema: RoutesSchema, Routes: []RouteStatus{}}
+	if !n.running() {
+		return r
+	}
+	m := n.mesh.Load()
+	for _, p := range m.held {
+		r.Routes = append(r.Routes, n.ownRoute(p))
+	}
+	for _, p := range m.peers {
+		for _, s := range p.Subnets {
+			r.Routes = append(r.Routes, p.route(s))
+		}
+	}
+	slices.SortFunc(r.Routes, func(a, b RouteStatus) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	})
+	return r
+}
+
+// Lookup tells where a packet to addr goes. The error wraps ErrNoRoute when
+// addr is outside of the overlay or nobody's.
+func (n *Node) Lookup(addr netip.Addr) (RouteStatus, error) {
+	if !n.running() {
+		return RouteStatus{}, ErrNotStarted
+	}
+	addr = addr.Unmap()
+	m := n.mesh.Load()
+	// The longest prefix counts, as in the forwarding table.
+	var best RouteStatus
+	for _, r := range n.Routes().Routes {
+		if r.Prefix.Contains(addr) && r.Prefix.Bits() >= best.Prefix.Bits() {
+			best = r
+		}
+	}
+	if best.Prefix.IsValid() {
+		return best, nil
+	}
+	for _, p := range m.view.Networks {
+		if p.Contains(addr) {
+			return RouteStatus{}, fmt.Errorf("%w: %v is in the overlay network %v, but no node owns it", ErrNoRoute, addr, p)
+		}
+	}
+	return RouteStatus{}, fmt.Errorf("%w: %v is outside of the overlay networks", ErrNoRoute, addr)
+}
+
+func (n *Node) ownRoute(p netip.Prefix) RouteStatus {
+	return RouteStatus{Prefix: p, Peer: n.cfg.Name, PeerID: n.parts.member.ID().String(), Path: "local", Reason: "this node's own subnet"}
+}
+
+func (p *meshPeer) route(prefix netip.Prefix) RouteStatus {
+	r := RouteStatus{Prefix: prefix, Peer: p.Name, PeerID: p.ID.String(), Path: p.path, Reason: p.reason}
+	if p.fwd.Endpoint.IsValid() {
+		r.Endpoint = p.fwd.Endpoint.String()
+	}
+	return r
+}
+
+// Ping sends one probe to a peer, given by its name, its id or an overlay
+// address that it owns, and waits for the answer until ctx ends.
+func (n *Node) Ping(ctx context.Context, target string) (PingResult, error) {
+	if !n.running() {
+		return PingResult{}, ErrNotStarted
+	}
+	p, err := n.find(target)
+	if err != nil {
+		return PingResult{}, err
+	}
+	res := PingResult{Peer: p.Name, PeerID: p.ID.String(), Path: p.path}
+	if p.fwd.Endpoint.IsValid() {
+		res.Endpoint = p.fwd.Endpoint.String()
+	}
+	if p.state == membership.StateLeft || !p.fwd.Endpoint.IsValid() {
+		return res, fmt.Errorf("%s cannot be reached: %s", p.Name, p.reason)
+	}
+	res.RTT, err = n.parts.prober.Ping(ctx, p.ID)
+	return res, err
+}
+
+// find returns the peer that a person means.
+func (n *Node) find(target string) (*meshPeer, error) {
+	m := n.mesh.Load()
+	if a, err := netip.ParseAddr(target); err == nil {
+		r, err := n.Lookup(a)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range m.peers {
+			if p.ID.String() == r.PeerID {
+				return p, nil
+			}
+		}
+		return nil, fmt.Errorf("%w: %v is this node's own", ErrNoPeer, a)
+	}
+	var found []*meshPeer
+	for _, p := range m.peers {
+		if p.ID.String() == target {
+			return p, nil
+		}
+		if p.Name == target {
+			found = append(found, p)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		if target == n.cfg.Name || target == n.parts.member.ID().String() {
+			return nil, fmt.Errorf("%w: %s is this node itself", ErrNoPeer, target)
+		}
+		return nil, fmt.Errorf("%w: %q is neither the name nor the id of a peer, nor an address", ErrNoPeer, target)
+	}
+	// A dead node and its successor may share a name: the living one is meant.
+	alive := slices.DeleteFunc(found, func(p *meshPeer) bool { return p.path == PathNone })
+	if len(alive) == 1 {
+		return alive[0], nil
+	}
+	var ids []string
+	for _, p := range found {
+		if p != nil {
+			ids = append(ids, p.ID.String())
+		}
+	}
+	return nil, fmt.Errorf("%w: several peers are called %q: use an id (%s)", ErrNoPeer, target, strings.Join(ids, ", "))
+}

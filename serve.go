@@ -1,0 +1,87 @@
+package overlayd
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/overlayd/overlayd/internal/control"
+)
+
+// defaultPingTimeout bounds a probe whose client names no bound.
+const defaultPingTimeout = 2 * time.Second
+
+// maxPingTimeout bounds every probe that comes over the socket.
+const maxPingTimeout = 10 * time.Second
+
+// controlled is what the control socket needs of a Node.
+type controlled interface {
+	Status() Status
+	Peers() Peers
+	Routes() Routes
+	Drops() Drops
+	Lookup(addr netip.Addr) (RouteStatus, error)
+	Ping(ctx context.Context, target string) (PingResult, error)
+	Leave(ctx context.Context) error
+}
+
+// controlHandlers answers the requests that package control lists from n's
+// public methods: whoever uses the socket can do nothing that an embedder
+// cannot.
+func controlHandlers(n controlled) control.Handlers {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Status()) })
+	mux.HandleFunc("GET /v1/peers", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Peers()) })
+	mux.HandleFunc("GET /v1/routes", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Routes()) })
+	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Drops()) })
+	mux.HandleFunc("GET /v1/routes/{addr}", func(w http.ResponseWriter, r *http.Request) { serveLookup(n, w, r) })
+	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) { servePing(n, w, r) })
+	return control.Handlers{Query: mux, Leave: n.Leave}
+}
+
+func serveLookup(n controlled, w http.ResponseWriter, r *http.Request) {
+	addr, err := netip.ParseAddr(r.PathValue("addr"))
+	if err != nil {
+		control.WriteError(w, badRequest("%q is not an IP address", r.PathValue("addr")))
+		return
+	}
+	route, err := n.Lookup(addr)
+	if err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	control.WriteJSON(w, route)
+}
+
+func servePing(n controlled, w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	target := q.Get("target")
+	if target == "" {
+		control.WriteError(w, badRequest("no target given"))
+		return
+	}
+	timeout := defaultPingTimeout
+	if s := q.Get("timeout_ms"); s != "" {
+		ms, err := strconv.ParseUint(s, 10, 31)
+		if err != nil || ms == 0 {
+			control.WriteError(w, badRequest("timeout_ms %q is not a number of milliseconds", s))
+			return
+		}
+		timeout = min(time.Duration(ms)*time.Millisecond, maxPingTimeout)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	res, err := n.Ping(ctx, target)
+	if err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	control.WriteJSON(w, res)
+}
+
+func badRequest(format string, args ...any) error {
+	return &control.Error{Code: control.CodeRequest, Message: fmt.Sprintf(format, args...)}
+}

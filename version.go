@@ -1,0 +1,21 @@
+package overlayd
+
+import "runtime/debug"
+
+// Version is the version of this build: what the linker was told with
+// -X github.com/overlayd/overlayd.Version=..., else the module's version, else
+// "devel".
+var Version = ""
+
+// version returns Version, or what the build itself knows.
+func version() string {
+	if Version != "" {
+		return Version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Path == modulePath && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
+const modulePath = "github.com/overlayd/overlayd"
