@@ -164,9 +164,7 @@ var unknownField = regexp.MustCompile(`^line (\d+): field (.*) not found in type
 // fields, where each key is one.
 func keyLines(b []byte) map[string]int {
 	lines := map[string]int{}
-	//lint:ignore SA1019 sigs.k8s.io/yaml itself tells no lines, and its alias saves a direct dependency
 	err := yamlv2.UnmarshalStrict(b, &struct{}{})
-	//lint:ignore SA1019 as above
 	var te *yamlv2.TypeError
 	if !errors.As(err, &te) {
 		return lines
@@ -181,7 +179,6 @@ func keyLines(b []byte) map[string]int {
 
 // onlyDocument refuses a second document, which decoding ignores.
 func onlyDocument(path string, b []byte) error {
-	//lint:ignore SA1019 as above
 	d := yamlv2.NewDecoder(bytes.NewReader(b))
 	var doc any
 	if err := d.Decode(&doc); err != nil {
