@@ -13,6 +13,7 @@ import (
 
 	"github.com/overlayd/overlayd/internal/forward"
 	"github.com/overlayd/overlayd/membership"
+	"github.com/overlayd/overlayd/tunnel"
 )
 
 // Status describes the node and its peers now. It costs the packet path
@@ -93,7 +94,22 @@ func (n *Node) drops() map[string]uint64 {
 	maps.Copy(out, n.parts.engine.Drops().Snapshot())
 	maps.Copy(out, n.parts.prober.Drops())
 	maps.Copy(out, n.parts.member.Refused())
+	maps.Copy(out, deviceDrops(n.parts.device))
 	return out
+}
+
+// deviceDrops are the packets that the device itself dropped; what a kernel
+// drops between it and us is in the interface's own counters.
+func deviceDrops(d tunnel.Device) map[string]uint64 {
+	var s tunnel.Stats
+	if r, ok := d.(tunnel.StatsReader); ok {
+		s = r.Stats()
+	}
+	return map[string]uint64{
+		"tx_device_too_long":   s.TooLong,
+		"tx_device_queue_full": s.ReadFull,
+		"rx_device_queue_full": s.WriteFull,
+	}
 }
 
 // Routes is the forwarding table.
