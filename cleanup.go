@@ -28,11 +28,26 @@ func Cleanup(cfg CleanupConfig) (removed []string, err error) {
 	fill(&cfg.RunDir, DefaultRunDir)
 	fill(&cfg.Device, DefaultDevice)
 	fill(&cfg.SubnetFile, filepath.Join(cfg.RunDir, "subnet.env"))
+	if _, err := os.Stat(cfg.RunDir); err == nil {
+		return cleanupLocked(cfg)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cleanup: %w", err)
+	}
+	// No node has run there, or everything is gone but the kernel's part.
+	return cleanupAll(cfg)
+}
+
+// cleanupLocked cleans up while it keeps nodes from starting.
+func cleanupLocked(cfg CleanupConfig) (removed []string, err error) {
 	lock, err := control.Acquire(cfg.RunDir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
+	return cleanupAll(cfg)
+}
+
+func cleanupAll(cfg CleanupConfig) (removed []string, err error) {
 	k, err := kernel.Open(kernel.Config{})
 	if err != nil {
 		return nil, err

@@ -163,7 +163,3 @@ func (c *Client) decode(b []byte, doc any) error {
 	}
 	return nil
 }
-
-// BuildVersion is the version of this build, as Status tells it: Version, or
-// what the build itself knows.
-func BuildVersion() string { return version() }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/overlayd/overlayd/encap"
 	"github.com/overlayd/overlayd/internal/control"
@@ -148,6 +149,13 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 // started it waits for Stop.
 func (n *Node) Wait() error {
 	<-n.ended
+	if s := n.parts.server; s != nil {
+		// Whoever calls Wait may end the process next: let the client that asked
+		// the node to leave have its answer.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		s.Drain(ctx)
+	}
 	if cause := context.Cause(n.quit); !errors.Is(cause, errAsked) {
 		return cause
 	}

@@ -7,8 +7,9 @@ import "runtime/debug"
 // "devel".
 var Version = ""
 
-// version returns Version, or what the build itself knows.
-func version() string {
+// BuildVersion returns the version as Status tells it: Version, or what the
+// build itself knows.
+func BuildVersion() string {
 	if Version != "" {
 		return Version
 	}

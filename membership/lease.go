@@ -435,10 +435,7 @@ func (l *leaser) leave(now time.Time) []effect {
 		if s.state == slotNone {
 			continue
 		}
-		if s.state == slotHeld {
-			l.emit(effect{kind: effectLost, prefix: s.claim.Prefix, reason: "released on leaving"})
-		}
-		l.release(s, now)
+		l.release(s, now) // no event: somebody asked for it
 	}
 	l.synced = false
 	l.emit(effect{kind: effectPersist})
