@@ -98,6 +98,13 @@ func (c *Client) Drops(ctx context.Context) (Drops, error) {
 	return d, err
 }
 
+// Leases is Node.Leases of the node.
+func (c *Client) Leases(ctx context.Context) (Leases, error) {
+	var d Leases
+	err := c.document(ctx, "/v1/leases", LeasesSchema, &d.Schema, &d)
+	return d, err
+}
+
 // Lookup is Node.Lookup of the node.
 func (c *Client) Lookup(ctx context.Context, addr netip.Addr) (RouteStatus, error) {
 	var d RouteStatus

@@ -29,6 +29,7 @@ var updateGolden = flag.Bool("update", false, "write the golden files of testdat
 type fakeNode struct {
 	status Status
 	routes Routes
+	leases Leases
 	lookup func(netip.Addr) (RouteStatus, error)
 	ping   func(context.Context, string) (PingResult, error)
 	leave  func(context.Context) error
@@ -38,6 +39,7 @@ func (f *fakeNode) Status() Status                                         { ret
 func (f *fakeNode) Peers() Peers                                           { return Peers{PeersSchema, f.status.Peers} }
 func (f *fakeNode) Routes() Routes                                         { return f.routes }
 func (f *fakeNode) Drops() Drops                                           { return Drops{DropsSchema, f.status.Drops} }
+func (f *fakeNode) Leases() Leases                                         { return f.leases }
 func (f *fakeNode) Lookup(a netip.Addr) (RouteStatus, error)               { return f.lookup(a) }
 func (f *fakeNode) Leave(ctx context.Context) error                        { return f.leave(ctx) }
 func (f *fakeNode) Ping(ctx context.Context, t string) (PingResult, error) { return f.ping(ctx, t) }
@@ -54,6 +56,7 @@ func emptyNode() *fakeNode {
 			Drops: map[string]uint64{},
 		},
 		routes: Routes{Schema: RoutesSchema, Routes: []RouteStatus{}},
+		leases: Leases{Schema: LeasesSchema, Leases: []LeaseStatus{}},
 	}
 }
 
@@ -82,6 +85,16 @@ func fullNode() *fakeNode {
 		{Prefix: netip.MustParsePrefix("100.96.1.0/24"), Peer: "a", PeerID: n.status.Node.ID, Path: "local", Reason: "held"},
 		{Prefix: netip.MustParsePrefix("100.96.2.0/24"), Peer: "b", PeerID: n.status.Peers[0].ID, Endpoint: "192.0.2.2:8285", Path: PathUserspaceUDP, Reason: "answers probes"},
 		{Prefix: netip.MustParsePrefix("fd96:0:0:2::/64"), Peer: "b", PeerID: n.status.Peers[0].ID, Endpoint: "192.0.2.2:8285", Path: PathUserspaceUDP, Reason: "answers probes"},
+	}
+	n.leases.Leases = []LeaseStatus{
+		{
+			Prefix: netip.MustParsePrefix("100.96.1.0/24"), Owner: "a", OwnerID: n.status.Node.ID, OwnerState: "self",
+			State: "held", Class: "static", Wins: true, Why: "no stronger claim", HeldSince: &since, Gen: 2, Version: 5,
+		},
+		{
+			Prefix: netip.MustParsePrefix("100.96.1.0/24"), OwnerID: n.status.Peers[1].ID, OwnerState: "unknown",
+			State: "tentative", Class: "dynamic", Why: "loses to 00010203 (static before dynamic)", Gen: 2, Version: 1,
+		},
 	}
 	return n
 }
@@ -125,6 +138,7 @@ func TestGoldenDocuments(t *testing.T) {
 			{"status", n.status, func() (any, error) { return c.Status(t.Context()) }},
 			{"peers", n.Peers(), func() (any, error) { return c.Peers(t.Context()) }},
 			{"routes", n.routes, func() (any, error) { return c.Routes(t.Context()) }},
+			{"leases", n.leases, func() (any, error) { return c.Leases(t.Context()) }},
 			{"drops", n.Drops(), func() (any, error) { return c.Drops(t.Context()) }},
 		} {
 			t.Run(doc.name+"-"+name, func(t *testing.T) {
@@ -140,7 +154,7 @@ func TestGoldenDocuments(t *testing.T) {
 					t.Fatal(err)
 				}
 				b = append(b, '\n')
-				if bytes.Contains(b, []byte("null")) && doc.name != "peers" && doc.name != "status" {
+				if bytes.Contains(b, []byte("null")) && doc.name != "peers" && doc.name != "status" && doc.name != "leases" {
 					t.Errorf("null in %s", b)
 				}
 				golden := filepath.Join("testdata", doc.name+"-"+name+".json")

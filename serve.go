@@ -23,6 +23,7 @@ type controlled interface {
 	Peers() Peers
 	Routes() Routes
 	Drops() Drops
+	Leases() Leases
 	Lookup(addr netip.Addr) (RouteStatus, error)
 	Ping(ctx context.Context, target string) (PingResult, error)
 	Leave(ctx context.Context) error
@@ -37,6 +38,7 @@ func controlHandlers(n controlled) control.Handlers {
 	mux.HandleFunc("GET /v1/peers", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Peers()) })
 	mux.HandleFunc("GET /v1/routes", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Routes()) })
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Drops()) })
+	mux.HandleFunc("GET /v1/leases", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Leases()) })
 	mux.HandleFunc("GET /v1/routes/{addr}", func(w http.ResponseWriter, r *http.Request) { serveLookup(n, w, r) })
 	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) { servePing(n, w, r) })
 	return control.Handlers{Query: mux, Leave: n.Leave}

@@ -56,6 +56,18 @@ func TestTextOutput(t *testing.T) {
 			}
 			golden(t, cmd+"-"+which+".txt", got.stdout)
 		}
+		var l overlayd.Leases
+		if err := json.Unmarshal([]byte(document(t, "leases-"+which)), &l); err != nil {
+			t.Fatal(err)
+		}
+		b.Reset()
+		if err := writeLeases(&b, l.Leases, now); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "leases-"+which+".txt", b.String())
+		if got := command(t, nil, "lease", "list", "--json", "--run-dir", d.dir); got.code != 0 || got.stdout != document(t, "leases-"+which) {
+			t.Errorf("lease list: %+v", got)
+		}
 		for _, cmd := range []string{"status", "peers"} {
 			got := command(t, []string{"OVERLAYD_RUN_DIR=" + d.dir}, cmd)
 			if got.code != 0 || got.stderr != "" || !strings.Contains(got.stdout, "peers") && !strings.Contains(got.stdout, "userspace-udp") {

@@ -4,10 +4,10 @@
 // The package carries documents and knows nothing of what they say. The
 // requests of a node are:
 //
-//	GET  /v1/status, /v1/peers, /v1/routes, /v1/drops   the document of that name
-//	GET  /v1/routes/ADDR                                the one route that ADDR takes
-//	POST /v1/ping?target=T&timeout_ms=N                 one probe
-//	POST /v1/leave                                      answered when the node has left and stopped
+//	GET  /v1/{status,peers,routes,drops,leases}   the document of that name
+//	GET  /v1/routes/ADDR                          the one route that ADDR takes
+//	POST /v1/ping?target=T&timeout_ms=N           one probe
+//	POST /v1/leave                                answered when the node has left and stopped
 //
 // A request that fails is answered with a status code of 400 or more and
 // {"error":{"code":"...","message":"one line"}}; see [Error].
