@@ -2,6 +2,7 @@ package overlayd
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -103,6 +104,33 @@ func (c *Client) Leases(ctx context.Context) (Leases, error) {
 	var d Leases
 	err := c.document(ctx, "/v1/leases", LeasesSchema, &d.Schema, &d)
 	return d, err
+}
+
+// Keys is Node.Keys of the node.
+func (c *Client) Keys(ctx context.Context) (Keys, error) {
+	var d Keys
+	err := c.document(ctx, "/v1/keys", KeysSchema, &d.Schema, &d)
+	return d, err
+}
+
+// AddKey is Node.AddKey of the node.
+func (c *Client) AddKey(ctx context.Context, key []byte) error {
+	return c.changeKeys(ctx, url.Values{"add": {hex.EncodeToString(key)}})
+}
+
+// UseKey is Node.UseKey of the node.
+func (c *Client) UseKey(ctx context.Context, id string) error {
+	return c.changeKeys(ctx, url.Values{"use": {id}})
+}
+
+// RemoveKey is Node.RemoveKey of the node.
+func (c *Client) RemoveKey(ctx context.Context, id string) error {
+	return c.changeKeys(ctx, url.Values{"remove": {id}})
+}
+
+func (c *Client) changeKeys(ctx context.Context, q url.Values) error {
+	_, err := c.c.Post(ctx, "/v1/keys", q)
+	return err
 }
 
 // Lookup is Node.Lookup of the node.

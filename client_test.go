@@ -30,6 +30,9 @@ type fakeNode struct {
 	status Status
 	routes Routes
 	leases Leases
+	keys   Keys
+	asked  string // what was done with the keys last
+	keyErr error
 	lookup func(netip.Addr) (RouteStatus, error)
 	ping   func(context.Context, string) (PingResult, error)
 	leave  func(context.Context) error
@@ -40,6 +43,10 @@ func (f *fakeNode) Peers() Peers                                           { ret
 func (f *fakeNode) Routes() Routes                                         { return f.routes }
 func (f *fakeNode) Drops() Drops                                           { return Drops{DropsSchema, f.status.Drops} }
 func (f *fakeNode) Leases() Leases                                         { return f.leases }
+func (f *fakeNode) Keys() Keys                                             { return f.keys }
+func (f *fakeNode) AddKey(key []byte) error                                { f.asked = "add " + KeyID(key); return f.keyErr }
+func (f *fakeNode) UseKey(id string) error                                 { f.asked = "use " + id; return f.keyErr }
+func (f *fakeNode) RemoveKey(id string) error                              { f.asked = "remove " + id; return f.keyErr }
 func (f *fakeNode) Lookup(a netip.Addr) (RouteStatus, error)               { return f.lookup(a) }
 func (f *fakeNode) Leave(ctx context.Context) error                        { return f.leave(ctx) }
 func (f *fakeNode) Ping(ctx context.Context, t string) (PingResult, error) { return f.ping(ctx, t) }
@@ -57,6 +64,7 @@ func emptyNode() *fakeNode {
 		},
 		routes: Routes{Schema: RoutesSchema, Routes: []RouteStatus{}},
 		leases: Leases{Schema: LeasesSchema, Leases: []LeaseStatus{}},
+		keys:   Keys{Schema: KeysSchema, Keys: []KeyStatus{}},
 	}
 }
 
@@ -96,6 +104,7 @@ func fullNode() *fakeNode {
 			State: "tentative", Class: "dynamic", Why: "loses to 00010203 (static before dynamic)", Gen: 2, Version: 1,
 		},
 	}
+	n.keys.Keys = []KeyStatus{{ID: "0011223344556677", Bits: 256, Sending: true}, {ID: "8899aabbccddeeff", Bits: 128}}
 	return n
 }
 
@@ -138,6 +147,7 @@ func TestGoldenDocuments(t *testing.T) {
 			{"status", n.status, func() (any, error) { return c.Status(t.Context()) }},
 			{"peers", n.Peers(), func() (any, error) { return c.Peers(t.Context()) }},
 			{"routes", n.routes, func() (any, error) { return c.Routes(t.Context()) }},
+			{"keys", n.keys, func() (any, error) { return c.Keys(t.Context()) }},
 			{"leases", n.leases, func() (any, error) { return c.Leases(t.Context()) }},
 			{"drops", n.Drops(), func() (any, error) { return c.Drops(t.Context()) }},
 		} {

@@ -33,7 +33,9 @@ type Config struct {
 	// one of each. All nodes of a cluster have the same.
 	Networks []netip.Prefix
 	// SubnetLens are the lengths of the subnets leased from Networks, in the
-	// same order as Networks. Empty: 24 for IPv4, 64 for IPv6.
+	// same order as Networks. A single one for two networks is that of IPv4; of
+	// two for a single network the first counts for IPv4, the second for IPv6.
+	// Empty: 24 for IPv4, 64 for IPv6.
 	SubnetLens []int
 	// Subnets are static subnets inside Networks, at most one per network,
 	// which beat leased ones. A network without one gets a leased subnet.
@@ -69,19 +71,26 @@ type Config struct {
 	// Keys encrypt gossip and authenticate probes: 16, 24 or 32 bytes each. The
 	// first is used for sending, all are accepted. Empty: neither.
 	Keys [][]byte
+	// OnKeys is called with all installed keys, the one used for sending first,
+	// after they were changed in the running node, so that they can be kept for
+	// its next start. One call at a time. Nil: they are forgotten.
+	OnKeys func(keys [][]byte) error
 
 	// StateDir holds the node's identity, lease and remembered peers. It is
 	// made if it does not exist.
 	StateDir string
-	// RunDir gets the control socket and subnet.env. Empty: neither is made,
+	// RunDir gets the control socket and subnet.env. Empty: there is no socket,
 	// and the node is reached by its methods alone.
 	RunDir string
-	// SubnetFile is where subnet.env goes. Empty: RunDir/subnet.env.
+	// SubnetFile is where subnet.env goes, also without a RunDir. Empty:
+	// RunDir/subnet.env.
 	SubnetFile string
 	// Device is the name of the TUN device. Empty: overlay0.
 	Device string
 	// Tunnel is a device of the caller's own instead of a TUN. Then the node
-	// needs no privilege, touches no kernel state, and closes Tunnel in Stop.
+	// needs no privilege, touches no kernel state, and closes Tunnel when it
+	// ends, which is also when Start fails. The device must take packets as long
+	// as the MTU.
 	Tunnel tunnel.Device
 	// MTU is the inner MTU. Zero: computed from the underlay's.
 	MTU int

@@ -3,6 +3,7 @@ package overlayd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -39,11 +40,13 @@ type Node struct {
 
 	mu       sync.Mutex
 	phase    phase
-	started  chan struct{} // closed when Start has returned
 	tearDown sync.Once
-	stopErr  error
 	release  atomic.Bool // Leave: give the lease back
+	// What follows is read after ended.
+	stopErr  error
+	released bool // the lease was given back
 
+	keys  sync.Mutex // held while keys are changed
 	parts parts
 	mesh  atomic.Pointer[mesh] // what status and the data path agree on
 	notes notes                // warnings about this host
@@ -73,7 +76,16 @@ type parts struct {
 	engine    *forward.Engine
 	prober    *probe.Prober
 	server    *control.Server
-	work      sync.WaitGroup // the goroutines of a running node
+
+	// The goroutines of a running node: the conductor, which ends with quit,
+	// and those that carry packets and probes, which end with halt, so that
+	// traffic goes on while gossip says good-bye.
+	conducting sync.WaitGroup
+	carrying   sync.WaitGroup
+	halt       context.CancelFunc
+
+	// envWritten tells that subnet.env is ours; the conductor's until it ends.
+	envWritten bool
 }
 
 // New checks cfg and returns a node that has not been started: no goroutine, no
@@ -86,7 +98,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: r, log: r.log,
-		ready: make(chan struct{}), ended: make(chan struct{}), started: make(chan struct{}),
+		ready: make(chan struct{}), ended: make(chan struct{}),
 	}
 	n.quit, n.finish = context.WithCancelCause(context.Background())
 	n.mesh.Store(&mesh{view: &membership.View{}})
@@ -114,24 +126,32 @@ func (n *Node) Start(ctx context.Context) error {
 	n.mu.Unlock()
 
 	err := n.assemble(ctx)
-	if err == nil && n.quit.Err() != nil {
-		err = ErrStopped
-	}
-	n.mu.Lock()
 	if err == nil {
-		n.phase = phaseRunning
-	} else {
-		n.phase = phaseStopped
+		err = n.over()
 	}
-	n.mu.Unlock()
-	close(n.started)
 	if err != nil {
 		n.finish(err)
 		n.dismantle()
 		return err
 	}
+	n.enter(phaseRunning)
 	go n.guard()
 	return nil
+}
+
+func (n *Node) enter(p phase) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.phase = p
+}
+
+// over tells why the node is to end, nil if it is not.
+func (n *Node) over() error {
+	cause := context.Cause(n.quit)
+	if errors.Is(cause, errAsked) {
+		return ErrStopped
+	}
+	return cause
 }
 
 // guard takes the node down when something ends it.
@@ -162,39 +182,40 @@ func (n *Node) Wait() error {
 	return nil
 }
 
-// Stop takes down all that the node has made, says good-bye to the peers, and
-// keeps the lease for the next start. It returns when all is done, and may be
-// called more than once; each call returns the same.
+// Stop says good-bye to the peers, takes down all that the node has made, and
+// keeps the lease for the next start. It returns when all is done, within two
+// seconds, and may be called at any time and more than once; each call returns
+// the same.
 func (n *Node) Stop() error {
 	n.finish(errAsked)
 	n.mu.Lock()
-	before := n.phase
-	if before == phaseNew {
+	fresh := n.phase == phaseNew
+	if fresh {
 		n.phase = phaseStopped
 	}
 	n.mu.Unlock()
-	if before == phaseNew {
+	if fresh {
 		n.dismantle()
-	} else {
-		<-n.started
 	}
 	<-n.ended
 	return n.stopErr
 }
 
-// Leave gives the node's subnets back, says good-bye and stops. After it the
-// node will come back as a new one with another subnet. It returns
-// ErrNotStarted on a node that is not running. ctx does not interrupt it: it
-// takes two seconds at most.
+// Leave gives the node's subnets back, says good-bye and stops. Started again,
+// the node looks for subnets as a new one does. It returns
+// ErrNotStarted on a node that is not running, and ErrStopped when the node was
+// stopping already and has kept its subnets. ctx does not interrupt it: it takes
+// two seconds at most.
 func (n *Node) Leave(ctx context.Context) error {
-	n.mu.Lock()
-	running := n.phase == phaseRunning
-	n.mu.Unlock()
-	if !running {
+	if !n.running() {
 		return ErrNotStarted
 	}
 	n.release.Store(true)
-	return n.Stop()
+	err := n.Stop()
+	if !n.released {
+		err = errors.Join(fmt.Errorf("%w before it could give its subnets back", ErrStopped), err)
+	}
+	return err
 }
 
 // Events returns a channel of what happens from now on. It is closed when ctx

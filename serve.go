@@ -2,6 +2,7 @@ package overlayd
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -24,6 +25,10 @@ type controlled interface {
 	Routes() Routes
 	Drops() Drops
 	Leases() Leases
+	Keys() Keys
+	AddKey(key []byte) error
+	UseKey(id string) error
+	RemoveKey(id string) error
 	Lookup(addr netip.Addr) (RouteStatus, error)
 	Ping(ctx context.Context, target string) (PingResult, error)
 	Leave(ctx context.Context) error
@@ -39,6 +44,8 @@ func controlHandlers(n controlled) control.Handlers {
 	mux.HandleFunc("GET /v1/routes", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Routes()) })
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Drops()) })
 	mux.HandleFunc("GET /v1/leases", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Leases()) })
+	mux.HandleFunc("GET /v1/keys", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, n.Keys()) })
+	mux.HandleFunc("POST /v1/keys", func(w http.ResponseWriter, r *http.Request) { serveKeys(n, w, r) })
 	mux.HandleFunc("GET /v1/routes/{addr}", func(w http.ResponseWriter, r *http.Request) { serveLookup(n, w, r) })
 	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) { servePing(n, w, r) })
 	return control.Handlers{Query: mux, Leave: n.Leave}
@@ -56,6 +63,31 @@ func serveLookup(n controlled, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	control.WriteJSON(w, route)
+}
+
+func serveKeys(n controlled, w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var err error
+	switch {
+	case q.Has("add"):
+		var key []byte
+		if key, err = hex.DecodeString(q.Get("add")); err != nil {
+			err = badRequest("the key is not hexadecimal") // and is not repeated
+			break
+		}
+		err = n.AddKey(key)
+	case q.Has("use"):
+		err = n.UseKey(q.Get("use"))
+	case q.Has("remove"):
+		err = n.RemoveKey(q.Get("remove"))
+	default:
+		err = badRequest("none of add, use and remove is given")
+	}
+	if err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	control.WriteJSON(w, n.Keys())
 }
 
 func servePing(n controlled, w http.ResponseWriter, r *http.Request) {

@@ -158,7 +158,7 @@ func (m *Member) createMemberlist(ctx context.Context) (*memberlist.Memberlist, 
 		if err != nil {
 			return nil, fmt.Errorf("gossip keys: %w", err)
 		}
-		c.Keyring = ring
+		c.Keyring, m.keyring = ring, ring
 	}
 	if c.Transport = m.cfg.Transport; c.Transport == nil {
 		nt, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
@@ -206,14 +206,18 @@ func (m *Member) count(err error) {
 	}
 }
 
-// Refused returns how much of what gossip brought was refused, by reason.
+// Refused returns how much of what gossip brought was refused, by reason. Every
+// reason is there, also at 0, and also on a zero Member.
 func (m *Member) Refused() map[string]uint64 {
 	out := make(map[string]uint64, len(refusalErrors)+1)
 	for i, e := range refusalErrors {
 		out["gossip_"+e.Error()] = m.refused.counts[i].Load()
 	}
-	m.inbox.mu.Lock()
-	out["gossip_inbox_full"] = m.inbox.dropped
-	m.inbox.mu.Unlock()
+	out["gossip_inbox_full"] = 0
+	if m.inbox != nil {
+		m.inbox.mu.Lock()
+		defer m.inbox.mu.Unlock()
+		out["gossip_inbox_full"] = m.inbox.dropped
+	}
 	return out
 }

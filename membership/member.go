@@ -60,7 +60,8 @@ type Member struct {
 	otherSaid bool // another cluster was met and said so
 
 	list    *memberlist.Memberlist
-	ctx     context.Context // ends dials and lookups
+	keyring *memberlist.Keyring // nil without keys; not changed after Start
+	ctx     context.Context     // ends dials and lookups
 	cancel  context.CancelFunc
 	stop    chan stopRequest
 	done    chan struct{} // closed when the Member's goroutine has ended

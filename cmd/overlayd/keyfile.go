@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 )
@@ -27,6 +29,15 @@ func readKeyFile(path string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseKeys(path, bytes.NewReader(b))
+}
+
+// parseKeys reads the lines of a key file, which errors call name.
+func parseKeys(name string, r io.Reader) ([][]byte, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
 	var keys [][]byte
 	n := 0
 	for line := range strings.Lines(string(b)) {
@@ -37,12 +48,12 @@ func readKeyFile(path string) ([][]byte, error) {
 		}
 		key, ok := decodeKey(line)
 		if !ok {
-			return nil, fmt.Errorf("%s:%d: not a key: write 16, 24 or 32 bytes in base64 or hexadecimal", path, n)
+			return nil, fmt.Errorf("%s:%d: not a key: write 16, 24 or 32 bytes in base64 or hexadecimal", name, n)
 		}
 		keys = append(keys, key)
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%s holds no key: write 16, 24 or 32 bytes in base64 or hexadecimal on a line", path)
+		return nil, fmt.Errorf("%s holds no key: write 16, 24 or 32 bytes in base64 or hexadecimal on a line", name)
 	}
 	return keys, nil
 }

@@ -104,7 +104,7 @@ func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func startDaemon(t *testing.T, which string) *fakeDaemon {
 	t.Helper()
 	d := &fakeDaemon{dir: t.TempDir(), answers: map[string]string{}}
-	for _, doc := range []string{"status", "peers", "routes", "drops", "leases"} {
+	for _, doc := range []string{"status", "peers", "routes", "drops", "leases", "keys"} {
 		d.answers["GET /v1/"+doc] = document(t, doc+"-"+which)
 	}
 	ln, err := net.Listen("unix", filepath.Join(d.dir, "overlayd.sock"))
@@ -208,7 +208,7 @@ func TestVersion(t *testing.T) {
 // TestHelp holds what --help prints, but for the demo and for cobra's own
 // commands.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "ping", "leave", "cleanup", "config", "config check", "version"} {
+	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "leave", "cleanup", "config", "config check", "version"} {
 		t.Run(name, func(t *testing.T) {
 			got := command(t, nil, append(strings.Fields(name), "--help")...)
 			if got.code != 0 || got.stderr != "" {
@@ -231,7 +231,7 @@ func TestCommands(t *testing.T) {
 		names = append(names, c.Name())
 	}
 	got := strings.Join(names, " ")
-	want := "cleanup completion config demo drops lease leave peers ping routes run status version"
+	want := "cleanup completion config demo drops key lease leave peers ping routes run status version"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -56,7 +56,7 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		if err != nil {
 			return overlayd.Config{}, usagef("%s: %w", v["key-file"].where, err)
 		}
-		cfg.Keys = keys
+		cfg.Keys, cfg.OnKeys = keys, keepKeys(file)
 	}
 	return cfg, nil
 }

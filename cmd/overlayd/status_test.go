@@ -65,6 +65,11 @@ func TestTextOutput(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, "leases-"+which+".txt", b.String())
+		got := command(t, nil, "key", "list", "--run-dir", d.dir)
+		golden(t, "keys-"+which+".txt", got.stdout)
+		if got := command(t, nil, "key", "list", "--json", "--run-dir", d.dir); got.code != 0 || got.stdout != document(t, "keys-"+which) {
+			t.Errorf("key list: %+v", got)
+		}
 		if got := command(t, nil, "lease", "list", "--json", "--run-dir", d.dir); got.code != 0 || got.stdout != document(t, "leases-"+which) {
 			t.Errorf("lease list: %+v", got)
 		}

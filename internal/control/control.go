@@ -4,10 +4,11 @@
 // The package carries documents and knows nothing of what they say. The
 // requests of a node are:
 //
-//	GET  /v1/{status,peers,routes,drops,leases}   the document of that name
-//	GET  /v1/routes/ADDR                          the one route that ADDR takes
-//	POST /v1/ping?target=T&timeout_ms=N           one probe
-//	POST /v1/leave                                answered when the node has left and stopped
+//	GET  /v1/{status,peers,routes,drops,leases,keys}   the document of that name
+//	GET  /v1/routes/ADDR                               the one route that ADDR takes
+//	POST /v1/ping?target=T&timeout_ms=N                one probe
+//	POST /v1/keys?add=HEX, ?use=ID or ?remove=ID       change the keys; the keys document
+//	POST /v1/leave                                     answered when the node has left and stopped
 //
 // A request that fails is answered with a status code of 400 or more and
 // {"error":{"code":"...","message":"one line"}}; see [Error].
