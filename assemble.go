@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -32,8 +33,8 @@ func (n *Node) assemble(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("start: %w", err)
 		}
-		if n.quit.Err() != nil {
-			return ErrStopped
+		if err := n.over(); err != nil {
+			return err
 		}
 		if err := step(); err != nil {
 			return err
@@ -43,6 +44,9 @@ func (n *Node) assemble(ctx context.Context) error {
 }
 
 func (n *Node) lockRunDir() (err error) {
+	if fi, err := os.Stat(n.cfg.subnetFile); err == nil && fi.IsDir() {
+		return fmt.Errorf("subnet file %s is a directory: give the name of a file in it", n.cfg.subnetFile)
+	}
 	if n.cfg.RunDir != "" {
 		n.parts.lock, err = control.Acquire(n.cfg.RunDir)
 	}
@@ -94,23 +98,9 @@ func (n *Node) findUnderlay() error {
 			}
 		}
 	}
-	over := overhead(n.cfg.Encap, n.cfg.FastPath, n.parts.endpoints)
-	most := outer.inner(over)
-	if n.cfg.MTU == 0 {
-		n.parts.mtu = most
-	} else if n.parts.mtu = innerMTU(n.cfg.MTU); n.parts.mtu > most {
-		return fmt.Errorf("MTU %d does not fit: %s has an MTU of %d, which leaves %d inside", n.cfg.MTU, n.parts.underlay, outer, most)
-	}
-	for _, net := range n.cfg.Networks {
-		least := innerMTU(minInner4)
-		if net.Addr().Is6() {
-			least = minInner6
-		}
-		if n.parts.mtu < least {
-			return fmt.Errorf("%v cannot be carried: an MTU of %d is left inside %s's %d, and it needs %d: raise the interface's MTU, or leave that network out", net, n.parts.mtu, n.parts.underlay, outer, least)
-		}
-	}
-	return nil
+	mtu, err := innerFor(n.cfg, outer, n.parts.underlay, n.parts.endpoints)
+	n.parts.mtu = mtu
+	return err
 }
 
 // linkByName and linkByAddr describe an interface for a node without a TUN,
@@ -118,7 +108,13 @@ func (n *Node) findUnderlay() error {
 func linkByName(name string) (kernel.Link, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
-		return kernel.Link{}, fmt.Errorf("interface %s: %w", name, err)
+		var names []string
+		if all, err := net.Interfaces(); err == nil {
+			for _, i := range all {
+				names = append(names, i.Name)
+			}
+		}
+		return kernel.Link{}, fmt.Errorf("interface %q: %w; there are: %s", name, kernel.ErrNoInterface, strings.Join(names, ", "))
 	}
 	l := kernel.Link{Name: iface.Name, Index: iface.Index, MTU: iface.MTU}
 	for _, p := range interfaceAddrs(iface) {
@@ -248,8 +244,11 @@ func enlargeBuffers(conn *net.UDPConn) {
 }
 
 func (n *Node) openDevice() (err error) {
-	if n.cfg.Tunnel != nil {
-		n.parts.device = n.cfg.Tunnel
+	if t := n.cfg.Tunnel; t != nil {
+		if most := t.Features().MaxPacket; most < int(n.parts.mtu) {
+			return fmt.Errorf("device %s takes packets of at most %d bytes, and the MTU is %d: make it larger, or set the MTU to %d", t.Name(), most, n.parts.mtu, most)
+		}
+		n.parts.device = t
 		return nil
 	}
 	n.parts.device, err = tunnel.OpenWater(n.cfg.Device, int(n.parts.mtu))
@@ -291,13 +290,15 @@ func (n *Node) startForwarding() error {
 		return err
 	}
 	n.parts.engine = engine
-	n.parts.work.Go(func() {
-		if err := engine.Run(n.quit); err != nil {
+	var running context.Context
+	running, n.parts.halt = context.WithCancel(context.Background())
+	n.parts.carrying.Go(func() {
+		if err := engine.Run(running); err != nil {
 			n.finish(fmt.Errorf("forwarding ended: %w", err))
 		}
 	})
-	n.parts.work.Go(func() { n.parts.prober.Run(n.quit) })
-	n.parts.work.Go(n.conduct)
+	n.parts.carrying.Go(func() { n.parts.prober.Run(running) })
+	n.parts.conducting.Go(n.conduct)
 	return nil
 }
 
@@ -312,9 +313,10 @@ func (n *Node) serve() (err error) {
 const goodbyeTime = 1500 * time.Millisecond
 
 // dismantle takes down what assemble has put up, in reverse, and then lets Wait
-// return. The order matters: the routes go before the device, so that packets
-// meet the unreachable route instead of the default one, and gossip says
-// good-bye while the peers can still be reached.
+// return. The order matters: first nobody changes anything any more; gossip
+// says good-bye while packets still flow, so that the peers stop sending before
+// this node stops taking; our routes go before the device, the unreachable ones
+// last, so that no packet leaks in between.
 func (n *Node) dismantle() {
 	n.tearDown.Do(func() {
 		p := &n.parts
@@ -327,32 +329,40 @@ func (n *Node) dismantle() {
 		if p.server != nil {
 			fail("control socket", p.server.Close())
 		}
+		p.conducting.Wait()
 		if p.member != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), goodbyeTime)
 			if n.release.Load() {
 				fail("gossip", p.member.Leave(ctx))
+				// One that had ended by itself has released nothing.
+				n.released = p.member.Err() == nil
 			} else {
 				fail("gossip", p.member.Stop(ctx))
 			}
 			cancel()
 		}
-		if p.prober != nil {
-			p.prober.Close()
-		}
-		p.work.Wait()
 		if p.kernel != nil {
 			if p.device != nil {
 				_, err := p.kernel.Release(n.cfg.Device, n.cfg.Networks)
 				fail("routes", err)
 			}
 		}
+		if p.halt != nil {
+			p.halt()
+		}
+		if p.prober != nil {
+			p.prober.Close()
+		}
+		p.carrying.Wait()
 		// The engine has closed these if it ran; closing them again is harmless.
-		if p.device != nil {
-			if err := p.device.Close(); err != nil && !alreadyClosed(err) {
+		device := p.device
+		if device == nil {
+			device = n.cfg.Tunnel // not reached, but promised to be closed
+		}
+		if device != nil {
+			if err := device.Close(); !errors.Is(err, os.ErrClosed) {
 				fail("device", err)
 			}
-		} else if n.cfg.Tunnel != nil {
-			fail("device", n.cfg.Tunnel.Close())
 		}
 		for _, c := range p.conns {
 			c.Close()
@@ -360,16 +370,17 @@ func (n *Node) dismantle() {
 		if p.kernel != nil {
 			fail("kernel", p.kernel.Close())
 		}
-		if n.cfg.RunDir != "" && p.lock != nil {
-			fail("subnet file", RemoveSubnetEnv(n.cfg.subnetFile))
+		if n.cfg.subnetFile != "" && (p.lock != nil || p.envWritten) {
+			if err := RemoveSubnetEnv(n.cfg.subnetFile); err != nil {
+				errs = append(errs, err) // says what it is about
+			}
+		}
+		if p.lock != nil {
 			fail("run directory", p.lock.Release())
 		}
 		n.events.close()
+		n.enter(phaseStopped)
 		n.stopErr = errors.Join(errs...)
 		close(n.ended)
 	})
-}
-
-func alreadyClosed(err error) bool {
-	return errors.Is(err, net.ErrClosed) || strings.Contains(err.Error(), "file already closed")
 }

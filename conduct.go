@@ -43,6 +43,9 @@ func (n *Node) conduct() {
 	diagnose := time.NewTicker(diagnoseEvery)
 	defer diagnose.Stop()
 	c.update()
+	if len(c.held) == 0 {
+		n.diagnose() // else update has
+	}
 	for {
 		select {
 		case <-n.parts.member.Changed():
@@ -51,6 +54,7 @@ func (n *Node) conduct() {
 			c.update()
 		case <-diagnose.C:
 			n.diagnose()
+			c.update() // reasons change without a change of reach
 		case <-n.parts.member.Done():
 			// A Done by our own Stop comes after quit.
 			if err := n.parts.member.Err(); err != nil {
@@ -74,7 +78,11 @@ func (c *conductor) update() {
 	n := c.n
 	view := n.parts.member.View()
 	n.parts.prober.SetPeers(c.probed(view))
-	c.setHeld(view.Held)
+	fresh, err := c.setHeld(view.Held)
+	if err != nil {
+		n.finish(err)
+		return
+	}
 	old := n.mesh.Load()
 	next := &mesh{view: view, held: c.held}
 	now := time.Now()
@@ -98,6 +106,9 @@ func (c *conductor) update() {
 	}
 	n.parts.engine.SetTable(t)
 	n.mesh.Store(next)
+	for _, p := range fresh {
+		n.events.publish(Event{Kind: EventLeaseHeld, Prefix: p})
+	}
 	c.announce(old, next)
 	for id := range c.counters {
 		if next.peer(id) == nil {
@@ -107,6 +118,9 @@ func (c *conductor) update() {
 	if !c.ready && len(c.held) == len(n.cfg.Networks) {
 		c.ready = true
 		close(n.ready)
+	}
+	if len(fresh) > 0 {
+		n.diagnose() // our own routes are part of the picture
 	}
 }
 
@@ -141,6 +155,13 @@ func (c *conductor) mtu(p *membership.Peer) int {
 	return int(c.n.parts.mtu)
 }
 
+// foreign leaves out what this node still holds. After a partition a peer may
+// own a subnet that this node has not given up yet; packets for it stay here
+// until it has.
+func (c *conductor) foreign(subnets []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool { return slices.Contains(c.held, p) })
+}
+
 // probed is everybody who may answer: also those that gossip has given up,
 // since the data path has its own opinion.
 func (c *conductor) probed(v *membership.View) []probe.Peer {
@@ -162,7 +183,7 @@ func (c *conductor) judge(p *membership.Peer, old *meshPeer, now time.Time) *mes
 	}
 	m := &meshPeer{Peer: p, state: p.State, path: PathNone, since: now}
 	m.fwd = &forward.Peer{
-		ID: p.ID, Name: p.Name, Prefixes: p.Subnets, Endpoint: c.endpoint(p), Sources: p.Addrs,
+		ID: p.ID, Name: p.Name, Prefixes: c.foreign(p.Subnets), Endpoint: c.endpoint(p), Sources: p.Addrs,
 		MTU: c.mtu(p), Counters: counters,
 	}
 	reach, _ := c.n.parts.prober.State(p.ID)
@@ -221,38 +242,36 @@ func (c *conductor) announce(old, next *mesh) {
 }
 
 // setHeld tells the kernel, and whoever sources subnet.env, which subnets are
-// ours now.
-func (c *conductor) setHeld(held []netip.Prefix) {
+// ours now, and returns those that were not before.
+func (c *conductor) setHeld(held []netip.Prefix) (fresh []netip.Prefix, err error) {
 	if slices.Equal(held, c.held) {
-		return
+		return nil, nil
 	}
 	n := c.n
 	if k := n.parts.kernel; k != nil {
 		if err := setKernelHeld(k, n.cfg.Device, n.cfg.Networks, nodeAddrs(c.held), nodeAddrs(held)); err != nil {
-			n.finish(fmt.Errorf("the kernel does not take our subnets %v: %w", held, err))
-			return
+			return nil, fmt.Errorf("the kernel does not take our subnets %v: %w", held, err)
 		}
 	}
 	before := c.held
 	c.held = slices.Clone(held)
-	if n.cfg.RunDir != "" {
-		var err error
+	if n.cfg.subnetFile != "" {
+		n.parts.envWritten = true
 		if len(held) == len(n.cfg.Networks) {
 			err = WriteSubnetEnv(n.cfg.subnetFile, SubnetEnv{Networks: n.cfg.Networks, Subnets: held, MTU: int(n.parts.mtu)})
 		} else {
 			err = RemoveSubnetEnv(n.cfg.subnetFile)
 		}
 		if err != nil {
-			n.finish(err)
-			return
+			return nil, err
 		}
 	}
 	for _, p := range held {
 		if !slices.Contains(before, p) {
-			n.events.publish(Event{Kind: EventLeaseHeld, Prefix: p})
+			fresh = append(fresh, p)
 		}
 	}
-	n.diagnose()
+	return fresh, nil
 }
 
 // setKernelHeld moves the node's addresses. The routes name an address as their

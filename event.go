@@ -27,6 +27,7 @@ type Event struct {
 	// Prefix is set on lease events.
 	Prefix netip.Prefix `json:"prefix,omitzero"`
 	Reason string       `json:"reason,omitempty"`
-	// Missed is how many earlier events this subscriber was too slow for.
+	// Missed is how many events this subscriber was too slow for, besides those
+	// that an earlier event told of. They were older than this one.
 	Missed int `json:"missed,omitempty"`
 }

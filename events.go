@@ -62,10 +62,11 @@ func (h *eventHub) publish(e Event) {
 				s.missed = 0
 			default:
 				// Full: make room. Only the subscriber takes besides us, so this
-				// ends after one or two rounds.
+				// ends after one or two rounds. What the lost one tells of others
+				// lost before it must not be lost with it.
 				select {
-				case <-ch:
-					s.missed++
+				case lost := <-ch:
+					s.missed += 1 + lost.Missed
 				default:
 				}
 				continue

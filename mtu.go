@@ -1,6 +1,9 @@
 package overlayd
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // Three numbers are called MTU. They have types of their own, so that one is
 // never taken for another:
@@ -54,4 +57,26 @@ func overhead(encap, fastPath string, endpoints []netip.Addr) int {
 
 func (u underlayMTU) inner(overhead int) innerMTU {
 	return innerMTU(min(int(u)-overhead, maxInner))
+}
+
+// innerFor returns the inner MTU of a node with this Config over an interface
+// with the MTU outer, or says in one line why there is none.
+func innerFor(cfg *resolved, outer underlayMTU, ifname string, endpoints []netip.Addr) (innerMTU, error) {
+	most := outer.inner(overhead(cfg.Encap, cfg.FastPath, endpoints))
+	mtu := most
+	if cfg.MTU != 0 {
+		if mtu = innerMTU(cfg.MTU); mtu > most {
+			return 0, fmt.Errorf("MTU %d does not fit: %s has an MTU of %d, which leaves %d inside", cfg.MTU, ifname, outer, most)
+		}
+	}
+	for _, n := range cfg.Networks {
+		least := innerMTU(minInner4)
+		if n.Addr().Is6() {
+			least = minInner6
+		}
+		if mtu < least {
+			return 0, fmt.Errorf("%v cannot be carried: an MTU of %d is left inside %s's %d, and it needs %d: raise the interface's MTU, or leave that network out", n, mtu, ifname, outer, least)
+		}
+	}
+	return mtu, nil
 }

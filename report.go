@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/internal/probe"
 	"github.com/overlayd/overlayd/membership"
 	"github.com/overlayd/overlayd/tunnel"
 )
@@ -87,14 +88,15 @@ func (n *Node) peerStatus() []PeerStatus {
 }
 
 func (n *Node) drops() map[string]uint64 {
-	out := new(forward.Drops).Snapshot() // every reason, also before the start
-	if !n.running() {
-		return out
+	// Of a node that does not run, every reason at 0.
+	forwarder, prober, member, device := new(forward.Drops), new(probe.Prober), new(membership.Member), tunnel.Device(nil)
+	if n.running() {
+		forwarder, prober, member, device = n.parts.engine.Drops(), n.parts.prober, n.parts.member, n.parts.device
 	}
-	maps.Copy(out, n.parts.engine.Drops().Snapshot())
-	maps.Copy(out, n.parts.prober.Drops())
-	maps.Copy(out, n.parts.member.Refused())
-	maps.Copy(out, deviceDrops(n.parts.device))
+	out := forwarder.Snapshot()
+	maps.Copy(out, prober.Drops())
+	maps.Copy(out, member.Refused())
+	maps.Copy(out, deviceDrops(device))
 	return out
 }
 
@@ -188,8 +190,10 @@ func (n *Node) Ping(ctx context.Context, target string) (PingResult, error) {
 	if p.state == membership.StateLeft || !p.fwd.Endpoint.IsValid() {
 		return res, fmt.Errorf("%s cannot be reached: %s", p.Name, p.reason)
 	}
-	res.RTT, err = n.parts.prober.Ping(ctx, p.ID)
-	return res, err
+	if res.RTT, err = n.parts.prober.Ping(ctx, p.ID); err != nil {
+		return res, fmt.Errorf("ping %s at %s/udp: %w", p.Name, res.Endpoint, err)
+	}
+	return res, nil
 }
 
 // find returns the peer that a person means.
@@ -212,7 +216,7 @@ func (n *Node) find(target string) (*meshPeer, error) {
 		if p.ID.String() == target {
 			return p, nil
 		}
-		if p.Name == target {
+		if p.Name == target && target != "" { // some are known by their claim alone
 			found = append(found, p)
 		}
 	}
@@ -226,15 +230,16 @@ func (n *Node) find(target string) (*meshPeer, error) {
 		return nil, fmt.Errorf("%w: %q is neither the name nor the id of a peer, nor an address", ErrNoPeer, target)
 	}
 	// A dead node and its successor may share a name: the living one is meant.
-	alive := slices.DeleteFunc(found, func(p *meshPeer) bool { return p.path == PathNone })
-	if len(alive) == 1 {
-		return alive[0], nil
-	}
+	var alive []*meshPeer
 	var ids []string
 	for _, p := range found {
-		if p != nil {
-			ids = append(ids, p.ID.String())
+		ids = append(ids, p.ID.String())
+		if p.path != PathNone {
+			alive = append(alive, p)
 		}
+	}
+	if len(alive) == 1 {
+		return alive[0], nil
 	}
 	return nil, fmt.Errorf("%w: several peers are called %q: use an id (%s)", ErrNoPeer, target, strings.Join(ids, ", "))
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/overlayd/overlayd/internal/forward"
 	"github.com/overlayd/overlayd/membership"
 )
 
@@ -113,11 +114,22 @@ func (r *resolved) networks() error {
 	if err := r.settings.Check(); err != nil {
 		return configError{err}
 	}
+	if _, err := forward.NewTable(forward.TableConfig{Networks: r.Networks}); err != nil {
+		return badConfig("%s: give a private unicast network such as 100.96.0.0/16 or fd96::/48", strings.TrimPrefix(err.Error(), forward.ErrTable.Error()+": "))
+	}
+	r.Subnets = slices.Clone(r.Subnets)
 	if err := r.settings.CheckStatic(r.Subnets); err != nil {
 		return configError{err}
 	}
+	r.AllowSource = slices.Clone(r.AllowSource)
 	for _, p := range r.AllowSource {
-		if !p.IsValid() || p.Masked() != p {
+		if !p.IsValid() {
+			return badConfig("an allowed source is not a valid prefix: give one such as 192.0.2.0/24")
+		}
+		if p.Addr().Is4In6() {
+			return badConfig("allowed source %v is an IPv4-mapped prefix: give it as an IPv4 prefix", p)
+		}
+		if p.Masked() != p {
 			return badConfig("allowed source %v has host bits set: did you mean %v?", p, p.Masked())
 		}
 		for _, n := range r.Networks {
@@ -190,16 +202,30 @@ func (r *resolved) words() error {
 	if r.MTU != 0 && (r.MTU < minInner4 || r.MTU > maxInner) {
 		return badConfig("MTU %d is not between %d and %d", r.MTU, minInner4, maxInner)
 	}
-	for _, k := range r.Keys {
+	for _, n := range r.Networks {
+		if n.Addr().Is6() && r.MTU != 0 && r.MTU < minInner6 {
+			return badConfig("MTU %d is too small for the overlay network %v: IPv6 needs at least %d", r.MTU, n, minInner6)
+		}
+	}
+	r.Keys = slices.Clone(r.Keys)
+	for i, k := range r.Keys {
+		r.Keys[i] = slices.Clone(k)
 		if len(k) != 16 && len(k) != 24 && len(k) != 32 {
-			return badConfig("a key is %d bytes long: 16, 24 or 32 are possible", len(k))
+			return badConfig("key %d of %d is %d bytes long: 16, 24 or 32 are possible", i+1, len(r.Keys), len(k))
 		}
 	}
 	if len(r.Cluster) > 255 {
 		return badConfig("the cluster name is %d bytes long: at most 255 are possible", len(r.Cluster))
 	}
-	if d := r.Device; len(d) > 15 || strings.ContainsAny(d, "/ \t\n:%") || d == "." || d == ".." {
-		return badConfig("device name %q: at most 15 characters without spaces, slashes, colons and percent signs", d)
+	return checkDevice(r.Device)
+}
+
+// checkDevice refuses names that no interface can have, or that mean something
+// else in /proc/sys/net/*/conf (dev_valid_name in linux/net/core/dev.c).
+func checkDevice(d string) error {
+	strange := func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune("/:%", c) }
+	if len(d) > 15 || strings.ContainsFunc(d, strange) || d == "." || d == ".." || d == "all" || d == "default" {
+		return badConfig("device name %q: at most 15 letters, digits and signs other than '/', ':' and '%%', such as %s", d, DefaultDevice)
 	}
 	return nil
 }
@@ -208,20 +234,27 @@ func (r *resolved) words() error {
 func (r *resolved) join() error {
 	for _, s := range r.Join {
 		host, port := s, strconv.Itoa(int(r.GossipPort))
-		if a, err := netip.ParseAddr(s); err == nil { // an IPv6 address has colons
-			if a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
-				return badConfig("seed %q cannot be joined: give the address of another node", s)
-			}
+		if _, err := netip.ParseAddr(s); err == nil { // an IPv6 address has colons
 		} else if h, p, err := net.SplitHostPort(s); err == nil {
 			host, port = h, p
 		} else if strings.ContainsAny(s, ":[]") {
 			return badConfig("seed %q is not HOST, HOST:PORT, ADDR or [ADDR6]:PORT", s)
 		}
+		if a, err := netip.ParseAddr(host); err == nil {
+			if a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+				return badConfig("seed %q cannot be joined: give the address of another node", s)
+			}
+			for _, n := range r.Networks {
+				if n.Contains(a.Unmap()) {
+					return badConfig("seed %q cannot be joined: it lies inside the overlay network %v; give an address of the underlay", s, n)
+				}
+			}
+		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return badConfig("seed %q: the port is not between 1 and 65535", s)
 		}
 		if host == "" || strings.ContainsAny(host, " /@") {
-			return badConfig("seed %q has no host name that could be looked up", s)
+			return badConfig("seed %q has no host name that could be looked up: give HOST, HOST:PORT, ADDR or [ADDR6]:PORT", s)
 		}
 		r.seeds = append(r.seeds, net.JoinHostPort(host, port))
 	}
@@ -230,7 +263,7 @@ func (r *resolved) join() error {
 
 func (r *resolved) files() error {
 	if r.StateDir == "" {
-		return badConfig("no state directory is given")
+		return badConfig("no state directory is given: one such as %s keeps the node's identity and lease", DefaultStateDir)
 	}
 	r.subnetFile = r.SubnetFile
 	if r.subnetFile == "" && r.RunDir != "" {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // SubnetEnv is what subnet.env tells a container runtime about this host.
@@ -47,7 +48,7 @@ func WriteSubnetEnv(path string, e SubnetEnv) error {
 // RemoveSubnetEnv removes the file that WriteSubnetEnv wrote. It is no error if
 // there is none.
 func RemoveSubnetEnv(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("subnet file: %w", err)
 	}
 	return nil

@@ -12,8 +12,15 @@ import (
 // sent, so that an old version never displaces a newer one. It is not safe for
 // concurrent use.
 type broadcastQueue struct {
-	items map[broadcastKey]int // -> how often it was sent
-	mult  int                  // memberlist's RetransmitMult
+	items map[broadcastKey]queued
+	mult  int    // memberlist's RetransmitMult
+	added uint64 // how many were ever queued
+}
+
+// queued is the state of a record in the queue.
+type queued struct {
+	sent  int    // how often it was sent
+	since uint64 // the value of added when it was queued last
 }
 
 // broadcastKey is a claim's key, the settings or a farewell.
@@ -24,15 +31,18 @@ type broadcastKey struct {
 }
 
 func newBroadcastQueue(mult int) *broadcastQueue {
-	return &broadcastQueue{items: make(map[broadcastKey]int), mult: mult}
+	return &broadcastQueue{items: make(map[broadcastKey]queued), mult: mult}
 }
 
 // add queues a record, anew if it is queued already.
-func (q *broadcastQueue) add(k broadcastKey) { q.items[k] = 0 }
+func (q *broadcastQueue) add(k broadcastKey) {
+	q.added++
+	q.items[k] = queued{since: q.added}
+}
 
-// take returns messages for one packet: the least sent first, as many as fit
-// limit when each costs overhead more than its length. encode returns nil for
-// a record that is gone.
+// take returns messages for one packet: the least sent first, the oldest first
+// among those, as many as fit limit when each costs overhead more than its
+// length. encode returns nil for a record that is gone.
 func (q *broadcastQueue) take(nodes, overhead, limit int, encode func(broadcastKey) []byte) [][]byte {
 	if len(q.items) == 0 {
 		return nil
@@ -40,14 +50,16 @@ func (q *broadcastQueue) take(nodes, overhead, limit int, encode func(broadcastK
 	// The formula is memberlist's retransmitLimit (util.go).
 	times := q.mult * int(math.Ceil(math.Log10(float64(nodes+1))))
 	type item struct {
-		key  broadcastKey
-		sent int
+		key broadcastKey
+		queued
 	}
 	order := make([]item, 0, len(q.items))
 	for k, n := range q.items {
 		order = append(order, item{k, n})
 	}
-	slices.SortFunc(order, func(a, b item) int { return cmp.Compare(a.sent, b.sent) })
+	slices.SortFunc(order, func(a, b item) int {
+		return cmp.Or(cmp.Compare(a.sent, b.sent), cmp.Compare(a.since, b.since))
+	})
 	var out [][]byte
 	for _, it := range order {
 		if limit < overhead+farewellLen { // not even the shortest fits
@@ -66,7 +78,8 @@ func (q *broadcastQueue) take(nodes, overhead, limit int, encode func(broadcastK
 		if it.sent+1 >= times {
 			delete(q.items, it.key)
 		} else {
-			q.items[it.key] = it.sent + 1
+			it.sent++
+			q.items[it.key] = it.queued
 		}
 	}
 	return out

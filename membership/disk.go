@@ -102,8 +102,8 @@ func (d *disk) identity(now time.Time) (nodeState, error) {
 	}
 	if !found {
 		n.ID = NewNodeID()
-	} else if n.ID.IsZero() || n.Boot > maxCounter {
-		return n, d.corrupt(nodeFile, errors.New("id or boot is missing"))
+	} else if n.ID.IsZero() || n.Boot >= maxCounter { // the next one has to be possible
+		return n, d.corrupt(nodeFile, errors.New("id or boot is missing or out of range"))
 	}
 	n.Boot = max(n.Boot+1, uint64(max(now.Unix(), 1)))
 	return n, d.write(nodeFile, n)

@@ -112,8 +112,9 @@ func (m *Member) readNode(n *memberlist.Node) (id NodeID, boot uint64, mt meta, 
 
 var errEndpointInside = errors.New("endpoint_inside_overlay")
 
-// transport is memberlist's own with dials that end when the Member does: a
-// host that swallows packets must not hold up Stop.
+// transport is memberlist's own with dials and connections that end when the
+// Member does: a host that swallows packets, or takes a connection and says
+// nothing, must not hold up Stop.
 type transport struct {
 	*memberlist.NetTransport
 	ctx context.Context
@@ -121,7 +122,22 @@ type transport struct {
 
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	d := net.Dialer{Timeout: timeout}
-	return d.DialContext(t.ctx, "tcp", a.Addr)
+	c, err := d.DialContext(t.ctx, "tcp", a.Addr)
+	if err != nil {
+		return nil, err
+	}
+	return &dialed{c, context.AfterFunc(t.ctx, func() { c.Close() })}, nil
+}
+
+// dialed is a connection that is closed when the Member ends.
+type dialed struct {
+	net.Conn
+	forget func() bool // lets go of the Member's context
+}
+
+func (d *dialed) Close() error {
+	d.forget()
+	return d.Conn.Close()
 }
 
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {

@@ -24,7 +24,10 @@ func (m *Member) makeView() {
 	}
 	subnets := make(map[NodeID][]netip.Prefix)
 	for _, c := range claims { // sorted by prefix: IPv4 first
-		if c.Accepted && c.State == Held && c.Owner != m.id {
+		// A tentative claim counts, too: its owner uses the subnet only after the
+		// claim has had the time to reach every node, so that its first packets
+		// are known for what they are. The change to held is still on its way then.
+		if c.Accepted && c.Owner != m.id {
 			subnets[c.Owner] = append(subnets[c.Owner], c.Prefix)
 		}
 	}

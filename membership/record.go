@@ -229,7 +229,7 @@ func decodeRecord(b []byte) (r record, rest []byte, err error) {
 		}
 		copy(r.farewell.Node[:], body[4:])
 		r.farewell.Boot = binary.BigEndian.Uint64(body[20:])
-		if r.farewell.Node.IsZero() {
+		if f := r.farewell; f.Node.IsZero() || f.Boot == 0 || f.Boot > maxCounter {
 			err = errRecordBad
 		}
 	default:
@@ -283,8 +283,8 @@ func (c Claim) check() error {
 	return nil
 }
 
-// maxCounter bounds versions and gens, so that nobody can push one to where it
-// cannot be raised above.
+// maxCounter bounds versions, gens and boots, so that nobody can push one to
+// where it cannot be raised above.
 const maxCounter = 1 << 62
 
 func decodeSettings(b []byte) (s Settings, err error) {

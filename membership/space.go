@@ -57,43 +57,34 @@ const draws = 64
 // of hash(id, attempt), so that nodes that choose at the same time seldom
 // choose alike, and one node that chooses again tries the same ones. When so
 // many draws hit taken ones the space is nearly full, and the rest is a scan
-// from where the first draw fell: it ends after at most as many steps as there
-// are claims, however large the space is. refused holds what the caller has
-// tried in vain.
+// from where the first draw fell. It skips what a wide claim covers in one step,
+// so that it ends after about as many steps as there are claims, however large
+// the space is. refused holds what the caller has tried in vain.
 func (s space) pick(id NodeID, taken *bart.Table[int], refused map[netip.Prefix]bool) (netip.Prefix, bool) {
 	size := s.size()
 	free := func(p netip.Prefix) bool { return !refused[p] && !taken.OverlapsPrefix(p) }
-	first := uint64(0)
+	first := drawHash(id, s.network, 0) & (size - 1) // size is a power of two
 	for n := range uint64(draws) {
-		i := drawHash(id, s.network, n) & (size - 1) // size is a power of two
-		if n == 0 {
-			first = i
-		}
-		if p := s.at(i); free(p) {
+		if p := s.at(drawHash(id, s.network, n) & (size - 1)); free(p) {
 			return p, true
 		}
 	}
-	steps := min(size, uint64(taken.Size()+len(refused))*2+1)
-	if taken.Size() > 0 && hasWide(taken, s.length) {
-		steps = size // a static subnet wider than ours covers many at once
-	}
-	steps = min(steps, maxRecords*4)
-	for n := range steps {
-		if p := s.at((first + n) & (size - 1)); free(p) {
+	for walked := uint64(0); walked < size; {
+		i := (first + walked) & (size - 1)
+		p := s.at(i)
+		if free(p) {
 			return p, true
 		}
+		span := uint64(1) // of the aligned block of subnets that is taken around p
+		if wide, _, ok := taken.LookupPrefixLPM(p); ok {
+			if s.length-wide.Bits() >= bits.TrailingZeros64(size) {
+				break // it covers the whole network
+			}
+			span <<= s.length - wide.Bits()
+		}
+		walked += span - i&(span-1)
 	}
 	return netip.Prefix{}, false
-}
-
-// hasWide reports whether t holds a prefix shorter than length.
-func hasWide(t *bart.Table[int], length int) bool {
-	for p := range t.All() {
-		if p.Bits() < length {
-			return true
-		}
-	}
-	return false
 }
 
 func drawHash(id NodeID, network netip.Prefix, n uint64) uint64 {

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/google/gopacket"
-
 	"github.com/overlayd/overlayd/encap"
 	"github.com/overlayd/overlayd/tunnel"
 )
@@ -222,28 +220,6 @@ func (e *Engine) close() error {
 		errs = append(errs, fmt.Errorf("%w: close %s: %w", ErrDevice, e.device.Name(), err))
 	}
 	return errors.Join(errs...)
-}
-
-// answer writes the ICMP errors that the transmit loop has asked for.
-func (e *Engine) answer(ctx context.Context) {
-	buf := gopacket.NewSerializeBuffer()
-	pkts := make([]tunnel.Packet, 1)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case j := <-e.icmp.ready:
-			b, err := j.build(buf)
-			if err == nil {
-				pkts[0] = tunnel.Packet{Data: b}
-				err = e.out.writeOwn(pkts)
-			}
-			if err != nil {
-				e.drops.Add(TxICMPNotSent, 1)
-			}
-			e.icmp.free <- j // has room for every job there is
-		}
-	}
 }
 
 // mtuTo is the longest inner packet that may be sent to p.

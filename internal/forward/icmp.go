@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+
+	"github.com/overlayd/overlayd/tunnel"
 )
 
 // How much of a packet an ICMP error quotes: what fits, with both headers,
@@ -152,6 +155,28 @@ func answerable6(p []byte) bool {
 
 // hopLimit of our own packets: the default of RFC 1700.
 const hopLimit = 64
+
+// answer writes the ICMP errors that the transmit loop has asked for.
+func (e *Engine) answer(ctx context.Context) {
+	buf := gopacket.NewSerializeBuffer()
+	pkts := make([]tunnel.Packet, 1)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-e.icmp.ready:
+			b, err := j.build(buf)
+			if err == nil {
+				pkts[0] = tunnel.Packet{Data: b}
+				err = e.out.writeOwn(pkts)
+			}
+			if err != nil {
+				e.drops.Add(TxICMPNotSent, 1)
+			}
+			e.icmp.free <- j // has room for every job there is
+		}
+	}
+}
 
 // build serializes the packet of a job. The result is valid until buf is used
 // again.
