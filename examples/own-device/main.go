@@ -33,14 +33,19 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer) error {
-	// Two nodes on one machine tell each other apart by their addresses: all of
-	// 127.0.0.0/8 belongs to the loopback interface.
-	alpha, err := join(ctx, "alpha", "127.0.96.1")
+	// Two nodes on one machine tell each other apart by their addresses. All of
+	// 127.0.0.0/8 is the loopback interface's, so there are enough for several
+	// runs at once.
+	pid := os.Getpid()
+	first := netip.AddrFrom4([4]byte{127, byte(pid >> 8), byte(pid), 1})
+	second := first.Next()
+
+	alpha, err := join(ctx, "alpha", first)
 	if err != nil {
 		return err
 	}
 	defer alpha.leave()
-	beta, err := join(ctx, "beta", "127.0.96.2", "127.0.96.1")
+	beta, err := join(ctx, "beta", second, first.String())
 	if err != nil {
 		return err
 	}
@@ -92,7 +97,7 @@ type member struct {
 }
 
 // join starts a node on an in-memory device.
-func join(ctx context.Context, name, address string, seeds ...string) (_ *member, err error) {
+func join(ctx context.Context, name string, address netip.Addr, seeds ...string) (_ *member, err error) {
 	// A real program keeps this directory: in it is who the node is, and which
 	// subnet it had, for the next start.
 	state, err := os.MkdirTemp("", "own-device-")
@@ -107,16 +112,13 @@ func join(ctx context.Context, name, address string, seeds ...string) (_ *member
 	device := tunnel.NewMemory(tunnel.MemoryConfig{Name: name})
 	node, err := overlayd.New(overlayd.Config{
 		Networks:  []netip.Prefix{netip.MustParsePrefix("100.96.0.0/16")},
-		Advertise: []netip.Addr{netip.MustParseAddr(address)},
+		Advertise: []netip.Addr{address},
 		Join:      seeds,
 		Name:      name,
 		StateDir:  state,
 		Tunnel:    device,
 		// The loopback interface would allow more; our device takes 1500.
 		MTU: 1400,
-		// Ports of our own, so that a daemon on this machine is not disturbed.
-		GossipPort: 17946,
-		UDPPort:    18285,
 	})
 	if err != nil {
 		return nil, err

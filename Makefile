@@ -1,0 +1,71 @@
+# Everything that is done often. Needs Go and make; the tests and the demo need
+# root on Linux for their network namespaces, and -race needs a C compiler.
+
+GO      ?= go
+PREFIX  ?= /usr/local
+OUT     ?= bin/overlayd
+FUZZTIME ?= 10s
+# For "make test TESTFLAGS=-v", or PKGS=./tunnel.
+PKGS    ?= ./...
+TESTFLAGS ?=
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  = -s -w -X github.com/overlayd/overlayd.Version=$(VERSION)
+
+# The version goes in by LDFLAGS; without this, git's refusal to read a checkout
+# of another user would end the build.
+GOFLAGS ?= -buildvcs=false
+export GOFLAGS
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all build demo test lint fuzz install clean
+
+all: build
+
+build: ## a static binary, bin/overlayd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT) ./cmd/overlayd
+
+demo: build ## a whole overlay on this machine, in network namespaces
+	$(OUT) demo
+
+# The race detector is on where it works. What it cannot run, virtual time by
+# testing/synctest (golang/go issue 76691), stands behind "//go:build !race" in
+# its package and runs in a second round. Few packages at a time, since many of
+# them are whole clusters with their clocks running.
+RACE    = $(shell CGO_ENABLED=1 $(GO) list -race std >/dev/null 2>&1 && command -v $$($(GO) env CC) >/dev/null && echo -race)
+NORACE  = $(shell grep -rl --include='*_test.go' '^//go:build !race' . | xargs -r -n1 dirname | sort -u)
+GOTEST  = $(GO) test -count=1 -timeout 10m -p 2 $(TESTFLAGS)
+
+test: ## all tests; those that need root are skipped without it
+ifeq ($(strip $(RACE)),)
+	@echo "without -race: there is no C compiler"
+	$(GOTEST) $(PKGS)
+else
+	CGO_ENABLED=1 $(GOTEST) $(RACE) $(PKGS)
+ifeq ($(PKGS),./...)
+	$(GOTEST) $(NORACE)
+endif
+endif
+
+lint: ## formatting, vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+# Each Fuzz function for FUZZTIME. An input that breaks one is kept by the go
+# command below its package's testdata; make a named case of it.
+fuzz:
+	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
+			echo "$$name in $$(dirname $$f)"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$(dirname $$f); \
+		done; \
+	done
+
+install: build ## into PREFIX, /usr/local by default; DESTDIR for packages
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(OUT) $(DESTDIR)$(PREFIX)/bin/overlayd
+
+clean:
+	rm -rf bin
