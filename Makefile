@@ -31,22 +31,20 @@ demo: build ## a whole overlay on this machine, in network namespaces
 
 # The race detector is on where it works. What it cannot run, virtual time by
 # testing/synctest (golang/go issue 76691), stands behind "//go:build !race" in
-# its package and runs in a second round. Few packages at a time, since many of
-# them are whole clusters with their clocks running.
-RACE    = $(shell CGO_ENABLED=1 $(GO) list -race std >/dev/null 2>&1 && command -v $$($(GO) env CC) >/dev/null && echo -race)
-NORACE  = $(shell grep -rl --include='*_test.go' '^//go:build !race' . | xargs -r -n1 dirname | sort -u)
-GOTEST  = $(GO) test -count=1 -timeout 10m -p 2 $(TESTFLAGS)
+# its package, which then runs a second time without it. Few packages at a time,
+# since many of them are whole clusters with their clocks running.
+GOTEST = $(GO) test -count=1 -timeout 10m -p 2 $(TESTFLAGS)
+NORACE = $$(grep -rl --include='*_test.go' '^//go:build !race' $(PKGS:%/...=%) | xargs -rn1 dirname | sort -u)
 
 test: ## all tests; those that need root are skipped without it
-ifeq ($(strip $(RACE)),)
-	@echo "without -race: there is no C compiler"
-	$(GOTEST) $(PKGS)
-else
-	CGO_ENABLED=1 $(GOTEST) $(RACE) $(PKGS)
-ifeq ($(PKGS),./...)
-	$(GOTEST) $(NORACE)
-endif
-endif
+	@set -e; \
+	if ! command -v "$$($(GO) env CC)" >/dev/null || ! CGO_ENABLED=1 $(GO) list -race std >/dev/null 2>&1; then \
+		echo "without the race detector, which needs a C compiler"; \
+		set -x; $(GOTEST) $(PKGS); exit; \
+	fi; \
+	(set -x; CGO_ENABLED=1 $(GOTEST) -race $(PKGS)); \
+	norace="$(NORACE)"; \
+	if [ -n "$$norace" ]; then set -x; $(GOTEST) $$norace; fi
 
 lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }

@@ -252,6 +252,9 @@ func (n *Node) openDevice() (err error) {
 		return nil
 	}
 	n.parts.device, err = tunnel.OpenWater(n.cfg.Device, int(n.parts.mtu))
+	if errors.Is(err, tunnel.ErrNameInUse) {
+		return fmt.Errorf("device %s: %w: choose another --device, or remove that interface", n.cfg.Device, tunnel.ErrNameInUse)
+	}
 	return err
 }
 

@@ -352,17 +352,6 @@ func (s Settings) Check() error {
 	return nil
 }
 
-// lenOf returns the length of leased subnets of the family of a, 0 if there is
-// no such network.
-func (s Settings) lenOf(a netip.Addr) int {
-	for i, n := range s.Networks {
-		if n.Addr().Is4() == a.Is4() {
-			return s.SubnetLens[i]
-		}
-	}
-	return 0
-}
-
 // admits reports whether a claim fits the settings: a subnet inside a network,
 // of the leased length unless it is static.
 func (s Settings) admits(c Claim) bool {

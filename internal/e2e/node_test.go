@@ -280,7 +280,7 @@ func (n *node) inside(t testing.TB, cmd *exec.Cmd) (out string, code int) {
 	if cmd.Env == nil {
 		cmd.Env = daemonEnv()
 	}
-	b, err := n.Output(within(t, 30*time.Second), cmd)
+	b, err := n.Output(within(t, 15*time.Second), cmd)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%v: %s", err, b)
@@ -353,4 +353,3 @@ func (n *node) checkTraceless(t testing.TB, before []string) {
 		c.Close()
 	}
 }
-

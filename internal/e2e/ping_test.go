@@ -65,6 +65,21 @@ func awaitUnreachable(t testing.TB, limit time.Duration, from *lab.Namespace, ds
 	return got
 }
 
+// awaitRefusal is awaitUnreachable for the answers of an unreachable route,
+// which says "no route" in IPv6 (RFC 4443 type 1 code 0).
+func awaitRefusal(t testing.TB, limit time.Duration, from *lab.Namespace, dst netip.Addr) {
+	t.Helper()
+	labtest.Eventually(t, limit, func() error {
+		res := pingOnce(t, from, dst)
+		for _, e := range res.Errors {
+			if e.Unreachable() {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s pings %v: %d answers, errors %+v, sending: %v", from, dst, res.Received, res.Errors, res.SendErr)
+	})
+}
+
 func hostUnreachable(e lab.ICMPError) bool {
 	if e.From.Is4() {
 		return e.Type == 3 && e.Code == 1

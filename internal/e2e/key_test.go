@@ -1,0 +1,85 @@
+package e2e_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/overlayd/overlayd/internal/kernel/lab"
+)
+
+// Keys of three lengths, in both forms in which a key file has them.
+const (
+	clusterKey = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= # 32 bytes\n"
+	otherKey   = "ffeeddccbbaa99887766554433221100\n"
+)
+
+func (n *node) keyFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(n.Dir(), "keys")
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// TestKeys runs a cluster with a key. Hosts without it, or with another, get in
+// nowhere, and it is said why.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	_, _, nodes := cluster(t, 4)
+	a, b, without, wrong := nodes[0], nodes[1], nodes[2], nodes[3]
+	a.start(t, "--key-file", a.keyFile(t, clusterKey))
+	b.start(t, "--key-file", b.keyFile(t, "# the second is still accepted\n"+clusterKey+otherKey), "--join", a.Addr4().String())
+	without.start(t, "--join", a.Addr4().String())
+	wrong.start(t, "--join", a.Addr4().String(), "--key-file", wrong.keyFile(t, otherKey))
+	for _, n := range []*node{a, b} {
+		n.lease(t)
+		n.attach(t)
+	}
+	awaitMesh(t, a, b)
+	for _, dst := range b.container.Addrs() {
+		pingAll(t, a.container.Namespace, lab.PingConfig{Dst: dst, Size: a.env.MTU, DontFragment: true})
+	}
+	// Long enough for a host that was let in to have a lease.
+	for n, why := range map[*node]string{
+		without: "remote state is encrypted and encryption is not configured",
+		wrong:   "no installed keys could decrypt",
+	} {
+		n.awaitLog(t, 20*time.Second, 0, "msg=warning", "no node that knows this cluster's leases has answered yet")
+		n.awaitLog(t, time.Second, 0, "cannot join yet", why)
+		if s := n.status(t); len(s.Node.Subnets) != 0 || len(s.Peers) != 0 {
+			t.Errorf("%s has %v and the peers %+v", n, s.Node.Subnets, s.Peers)
+		}
+		if _, err := os.Stat(filepath.Join(n.runDir(), "subnet.env")); err == nil {
+			t.Errorf("%s has a subnet.env", n)
+		}
+	}
+	for _, n := range []*node{a, b} {
+		s := n.status(t)
+		if len(s.Peers) != 1 {
+			t.Errorf("%s has the peers %+v, want one", n, s.Peers)
+		}
+		if strings.Contains(n.log(t), strings.Fields(clusterKey)[0]) {
+			t.Errorf("the key is in the log of %s", n)
+		}
+	}
+
+	// A host that has lost its key is no peer on the data path either, though
+	// the others remember it.
+	b.stop(t)
+	b.start(t, "--join", a.Addr4().String())
+	b.lease(t) // its own from before
+	p := a.awaitPeer(t, downLimit, b, "no path", func(p peer) bool { return p.Path == "none" })
+	if p.State == "alive" {
+		t.Errorf("%s says of a host without the key: %+v", a, p)
+	}
+	stdout, _, code := a.overlaydCommand(t, "ping", b.Name(), "--count", "1")
+	if code != 1 {
+		t.Errorf("ping of a host without the key: exit code %d\n%s", code, stdout)
+	}
+	b.stop(t)
+	b.start(t, "--join", a.Addr4().String(), "--key-file", b.keyFile(t, clusterKey))
+	b.lease(t)
+	awaitMesh(t, a, b)
+}
