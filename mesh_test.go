@@ -169,10 +169,11 @@ func TestMesh(t *testing.T) {
 				if i == j {
 					continue
 				}
-				// The sender counts when the call has returned, which may be
-				// after the receiver has the packet.
-				waitFor(t, fmt.Sprintf("node %d to have counted what it sent to %d", i, j), func() bool {
-					return m.peerStatus(t, names[j]).TxPackets >= sent[[2]int{i, j}].packets
+				// Both ends count when a call has returned, which may be after
+				// the receiver has the packet.
+				waitFor(t, fmt.Sprintf("node %d to have counted what it and %d sent", i, j), func() bool {
+					p := m.peerStatus(t, names[j])
+					return p.TxPackets >= sent[[2]int{i, j}].packets && p.RxPackets >= sent[[2]int{j, i}].packets
 				})
 				p := m.peerStatus(t, names[j])
 				tx, rx := flow{p.TxPackets, p.TxBytes}, flow{p.RxPackets, p.RxBytes}
