@@ -229,7 +229,7 @@ func TestBadInputBesideOthers(t *testing.T) {
 		refusal{cmd: dirs(), code: 1, says: []string{"the UDP port 192.0.2.1:8285 is in use", "--udp-port"}}.check(t, first)
 		refusal{cmd: dirs(ports...), code: 1, says: []string{"device overlay0: name in use", "--device"}}.check(t, first)
 		refusal{cmd: dirs(append(ports, "--device", "overlay1")...), code: 1,
-			says: []string{"100.96.0.0/16 is in use by another overlayd", "overlay0", "choose another overlay network"}}.check(t, first)
+			says: []string{"overlay network 100.96.0.0/16", "overlay0", "choose another overlay network"}}.check(t, first)
 		if s := first.status(t); len(s.Node.Subnets) != 2 {
 			t.Errorf("the running daemon has %v", s.Node.Subnets)
 		}

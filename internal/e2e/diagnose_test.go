@@ -97,9 +97,12 @@ func TestDiagnosisIsRight(t *testing.T) {
 	b.stop(t)
 	b.start(t, "--join", a.Addr4().String())
 	b.lease(t)
-	if w := b.status(t).Node.Warnings; len(w) != 1 || !holdsAll(w[0], []string{"policy", "lab_policy"}) {
-		t.Errorf("warnings %q, want one about the forward policy", w)
-	}
+	labtest.Eventually(t, 5*time.Second, func() error {
+		if w := b.status(t).Node.Warnings; len(w) != 1 || !holdsAll(w[0], []string{"policy", "lab_policy"}) {
+			return fmt.Errorf("warnings %q, want one about the forward policy", w)
+		}
+		return nil
+	})
 	must(t, b.ForwardPolicyAccept())
 	awaitMesh(t, nodes...)
 	for _, dst := range b.container.Addrs() {
