@@ -189,6 +189,8 @@ type peer struct {
 	PathReason  string         `json:"path_reason"`
 	LastProofMS *int64         `json:"last_proof_ms"`
 	MTU         int            `json:"mtu"`
+	TxBytes     uint64         `json:"tx_bytes"`
+	RxBytes     uint64         `json:"rx_bytes"`
 }
 
 // ask gets the status from the control socket.

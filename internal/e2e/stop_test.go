@@ -88,16 +88,33 @@ func TestStopLeavesNothing(t *testing.T) {
 	}
 	t.Run("AtOnce", func(t *testing.T) {
 		// A signal at any moment of the start: it ends in time, well, and clean.
-		for _, after := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond} {
+		exists := func(name string) func() bool {
+			return func() bool { _, err := os.Stat(filepath.Join(lone.runDir(), name)); return err == nil }
+		}
+		for _, tc := range []struct {
+			moment string
+			come   func() bool
+		}{
+			{"at once", func() bool { return true }},
+			{"with the lock", exists("overlayd.lock")},
+			{"with the device", func() bool { _, err := lone.MTU("overlay0"); return err == nil }},
+			{"with the socket", exists("overlayd.sock")},
+			{"with subnet.env", exists("subnet.env")},
+		} {
 			lone.start(t)
-			<-time.After(after)
+			labtest.Eventually(t, 10*time.Second, func() error {
+				if !tc.come() {
+					return fmt.Errorf("the moment has not come: %s", tc.moment)
+				}
+				return nil
+			})
 			began := time.Now()
 			err := lone.daemon.Stop(within(t, 10*time.Second))
 			if took := time.Since(began); took > stopLimit {
-				t.Errorf("SIGTERM %v after the start took %v", after, took)
+				t.Errorf("SIGTERM %s took %v", tc.moment, took)
 			}
 			if early := "signal: terminated"; err != nil && err.Error() != early { // before main
-				t.Errorf("SIGTERM %v after the start: %v", after, err)
+				t.Errorf("SIGTERM %s: %v", tc.moment, err)
 			}
 			lone.checkTraceless(t, virgin[lone])
 		}
@@ -129,15 +146,11 @@ func TestStopLeavesNothing(t *testing.T) {
 			next := nodes[(i+1)%len(nodes)]
 			flows = append(flows, startFlow(t, n, next, next.container.Addr4(), 1000), startFlow(t, n, next, next.container.Addr6(), 1000))
 		}
-		labtest.Eventually(t, 10*time.Second, func() error { // traffic is there
-			for _, n := range nodes {
-				stdout, _, _ := n.overlaydCommand(t, "peers")
-				if !strings.Contains(stdout, "KiB") {
-					return fmt.Errorf("%s: %s", n, stdout)
-				}
-			}
-			return nil
-		})
+		for i, n := range nodes { // traffic is there
+			next := nodes[(i+1)%len(nodes)]
+			n.awaitPeer(t, 10*time.Second, next, "traffic", func(p peer) bool { return p.TxBytes > 100e3 })
+			next.awaitPeer(t, 10*time.Second, n, "traffic", func(p peer) bool { return p.RxBytes > 100e3 })
+		}
 		var stops sync.WaitGroup
 		for _, n := range nodes { // all at once
 			stops.Go(func() {
