@@ -246,8 +246,9 @@ func (l *leaser) others(alive bool) {
 
 func (l *leaser) accepted(s *slot) bool { return l.beatenBy(s) == nil }
 
-// beatenBy returns the accepted claim that keeps the slot's claim from being
-// accepted, nil if there is none.
+// beatenBy returns an accepted claim that keeps the slot's claim from being
+// accepted, nil if there is none. Not every accepted claim that overlaps ours
+// does: of a wide one's losers some may overlap no winner.
 func (l *leaser) beatenBy(s *slot) *ClaimInfo {
 	all := l.store.owners()
 	for i := range all {
@@ -256,7 +257,7 @@ func (l *leaser) beatenBy(s *slot) *ClaimInfo {
 				return nil
 			}
 			for j := range all {
-				if all[j].Accepted && all[j].Prefix.Overlaps(s.claim.Prefix) {
+				if all[j].Accepted && all[j].Prefix.Overlaps(s.claim.Prefix) && compareClaims(all[j].Claim, s.claim) < 0 {
 					return &all[j]
 				}
 			}
