@@ -49,6 +49,9 @@ func (n *Node) lockRunDir() (err error) {
 	}
 	if n.cfg.RunDir != "" {
 		n.parts.lock, err = control.Acquire(n.cfg.RunDir)
+		// A file that a killed node left in a run directory that is ours now is
+		// ours, too; any other becomes ours when it is written.
+		n.parts.envWritten = err == nil && n.cfg.SubnetFile == ""
 	}
 	return err
 }
@@ -265,7 +268,8 @@ func (n *Node) configureDevice() error {
 	if n.parts.kernel == nil {
 		return nil
 	}
-	if err := n.parts.kernel.ConfigureDevice(n.cfg.Device, int(n.parts.mtu), nil); err != nil {
+	ipv6 := n.cfg.Networks[len(n.cfg.Networks)-1].Addr().Is6()
+	if err := n.parts.kernel.ConfigureDevice(n.cfg.Device, int(n.parts.mtu), ipv6, nil); err != nil {
 		return err
 	}
 	return n.parts.kernel.SetRoutes(n.cfg.Device, n.cfg.Networks, nil)
@@ -373,7 +377,7 @@ func (n *Node) dismantle() {
 		if p.kernel != nil {
 			fail("kernel", p.kernel.Close())
 		}
-		if n.cfg.subnetFile != "" && (p.lock != nil || p.envWritten) {
+		if p.envWritten {
 			if err := RemoveSubnetEnv(n.cfg.subnetFile); err != nil {
 				errs = append(errs, err) // says what it is about
 			}

@@ -30,7 +30,7 @@ func leaveBehind(t *testing.T, cfg CleanupConfig) {
 		t.Fatal(err)
 	}
 	own := nodeAddrs(subnets)
-	if err := errors.Join(k.ConfigureDevice(cfg.Device, 1400, own), k.SetRoutes(cfg.Device, networks, own)); err != nil {
+	if err := errors.Join(k.ConfigureDevice(cfg.Device, 1400, false, own), k.SetRoutes(cfg.Device, networks, own)); err != nil {
 		t.Fatal(err)
 	}
 	if err := dev.Close(); err != nil {

@@ -53,6 +53,7 @@ func (n *Node) conduct() {
 		case <-n.parts.prober.Changed():
 			c.update()
 		case <-diagnose.C:
+			c.repair()
 			n.diagnose()
 			c.update() // reasons change without a change of reach
 		case <-n.parts.member.Done():
@@ -65,6 +66,21 @@ func (n *Node) conduct() {
 			return
 		}
 	}
+}
+
+// repair puts back what somebody else has taken from the kernel: a device that
+// was down has lost its routes and its IPv6 addresses, and network managers
+// remove routes that they do not know. What stands is left as it is.
+func (c *conductor) repair() {
+	n := c.n
+	if n.parts.kernel == nil {
+		return
+	}
+	err := n.parts.kernel.SetAddrs(n.cfg.Device, nodeAddrs(c.held))
+	if err == nil {
+		err = n.parts.kernel.SetRoutes(n.cfg.Device, n.cfg.Networks, nodeAddrs(c.held))
+	}
+	n.notes.setRepair(err)
 }
 
 type conductor struct {

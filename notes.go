@@ -13,13 +13,28 @@ type notes struct {
 
 	mu       sync.Mutex
 	findings []string
+	repair   string // why our own addresses and routes cannot be put back, empty if they stand
 }
 
 // all returns everything that stands now, for the status.
 func (w *notes) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return append(slices.Clone(w.conflicts), w.findings...)
+	all := append(slices.Clone(w.conflicts), w.findings...)
+	if w.repair != "" {
+		all = append(all, w.repair)
+	}
+	return all
+}
+
+// setRepair takes note of how putting our own state back went.
+func (w *notes) setRepair(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.repair = ""
+	if err != nil {
+		w.repair = "the overlay's addresses and routes on this host cannot be put back: " + err.Error()
+	}
 }
 
 // diagnose looks this host over and tells what is new.

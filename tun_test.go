@@ -180,14 +180,7 @@ func TestTUNDeleted(t *testing.T) {
 	before, check := hostState(t), nothingLeft(t)
 	n := startNode(t, tunConfig(t))
 	awaitReady(t, n)
-	k, err := kernel.Open(kernel.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := k.Cleanup(DefaultDevice); err != nil {
-		t.Fatal(err)
-	}
-	k.Close()
+	kerneltest.DeleteLink(t, DefaultDevice)
 	ended := make(chan error, 1)
 	go func() { ended <- n.Wait() }()
 	select {
@@ -204,4 +197,27 @@ func TestTUNDeleted(t *testing.T) {
 	}
 	check()
 	sameState(t, before)
+}
+
+// TestTUNRepaired: a device that was down has lost its routes and its IPv6
+// address; the node puts them back.
+func TestTUNRepaired(t *testing.T) {
+	inNamespace(t)
+	n := startNode(t, tunConfig(t))
+	awaitReady(t, n)
+	defer n.Stop()
+	want := hostState(t)
+	kerneltest.SetLink(t, DefaultDevice, false)
+	kerneltest.SetLink(t, DefaultDevice, true)
+	if slices.Equal(want, hostState(t)) {
+		t.Fatal("nothing was lost: the test proves nothing")
+	}
+	c := &conductor{n: n, held: n.mesh.Load().held}
+	c.repair()
+	sameState(t, want)
+	n.notes.mu.Lock()
+	defer n.notes.mu.Unlock()
+	if n.notes.repair != "" {
+		t.Error(n.notes.repair)
+	}
 }

@@ -57,7 +57,10 @@ The file must be closed to others (chmod 600).`,
 			return err
 		}
 		signals := make(chan os.Signal, 2)
-		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+		if !signal.Ignored(syscall.SIGHUP) { // nohup(1) means it
+			signal.Notify(signals, syscall.SIGHUP)
+		}
 		defer signal.Stop(signals)
 		// A reader of our log that goes away must not take the node with it.
 		broken := make(chan os.Signal, 1)

@@ -121,12 +121,12 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 // a known address. The stranger is asked about first: what he sends costs one
 // lookup, and counts as his.
 func (l *rxLoop) decide(t *Table, m *datagram) (payload []byte, p *Peer, r Reason) {
-	if m.truncated {
-		return nil, nil, RxOversized
-	}
 	outer := m.addr.Addr()
 	if len(l.cache.senders(t, outer)) == 0 {
 		return nil, nil, RxUnknownSource
+	}
+	if m.truncated {
+		return nil, nil, RxOversized
 	}
 	kind, payload, err := l.e.codec.Decode(m.bufs[0][:m.n])
 	if err != nil {

@@ -207,8 +207,11 @@ func (t *Table) accept(senders []*Peer, outer, src, dst netip.Addr) (*Peer, Reas
 			from = owner
 		}
 	case Outside:
+		if slices.Contains(t.own, src) {
+			break // whatever a peer says that its addresses are
+		}
 		from = underlayOwner(senders, src)
-		if from == nil && t.allow.Contains(src) && !slices.Contains(t.own, src) {
+		if from == nil && t.allow.Contains(src) {
 			from = senders[0]
 		}
 	}

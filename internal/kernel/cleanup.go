@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-
-	"golang.org/x/sys/unix"
 )
 
 // Release takes back what one node has put into the kernel, for an orderly
@@ -38,34 +36,42 @@ func (k *Kernel) Release(dev string, networks []netip.Prefix) ([]string, error) 
 	return removed, err
 }
 
-// Cleanup removes everything that carries our marks, for when no daemon runs
-// any more: every route with RouteProtocol, in all tables and both families,
-// and the device dev if it is a TUN device with DeviceAlias. It returns what
-// was removed, in words, also along with an error.
+// Cleanup removes what a daemon left behind that is gone: every route with
+// RouteProtocol, in all tables and both families, except for those of a daemon
+// that lives, on whatever device: it has a route to its TUN. It returns what was
+// removed, in words, also along with an error.
+//
+// The device dev needs no removing: a TUN is gone with the process that made
+// it. If it is there and carries DeviceAlias, its daemon lives, and the error is
+// ErrHeld; nothing has been removed then.
 func (k *Kernel) Cleanup(dev string) ([]string, error) {
 	if err := k.lock(); err != nil {
 		return nil, err
 	}
 	defer k.mu.Unlock()
 
-	removed, err := k.removeRoutes(func(route) bool { return true })
-	l, lerr := k.link(dev)
-	switch {
-	case errors.Is(lerr, ErrNoInterface):
-		return removed, err
-	case lerr != nil:
-		return removed, errors.Join(err, lerr)
-	case !isTUN(l) || l.Attrs().Alias != DeviceAlias:
-		return removed, err
+	switch l, err := k.link(dev); {
+	case errors.Is(err, ErrNoInterface):
+	case err != nil:
+		return nil, err
+	case isTUN(l) && l.Attrs().Alias == DeviceAlias:
+		return nil, fmt.Errorf("device %s: %w: stop that daemon first", dev, ErrHeld)
 	}
-	derr := k.h.LinkDel(l)
-	switch {
-	case derr == nil:
-		removed = append(removed, "TUN device "+dev)
-	case !errors.Is(derr, unix.ENODEV):
-		err = errors.Join(err, deviceError(dev, "removing it", derr))
+	all, err := k.routes()
+	if err != nil {
+		return nil, err
 	}
-	return removed, err
+	links, err := k.links()
+	if err != nil {
+		return nil, err
+	}
+	living := make(map[netip.Prefix]bool) // destinations of living daemons
+	for _, r := range all {
+		if r.ours() && r.otherTUN(links, -1) {
+			living[r.dst] = true
+		}
+	}
+	return k.removeRoutes(func(r route) bool { return !living[r.dst] })
 }
 
 // removeRoutes removes those of our routes for which also holds, the TUN's

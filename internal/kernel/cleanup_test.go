@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,47 +35,57 @@ func (x *host) litter() {
 }
 
 func TestCleanup(t *testing.T) {
-	for _, killed := range []bool{false, true} {
-		x := newHost(t)
-		x.litter()
-		before := x.routes()
+	x := newHost(t)
+	x.litter()
+	before := x.routes()
 
-		f := x.tun("overlay0", unix.IFF_TUN)
-		x.configure("overlay0", ownAddrs)
-		x.ok(x.k.SetRoutes("overlay0", overlay, ownAddrs))
-		eth := x.link("eth0").Attrs().Index
-		for _, table := range []int{100, 1000} { // ours in other tables
-			x.route("100.96.7.0/24", netlink.Route{LinkIndex: eth, Gw: addrs("192.0.2.7")[0].AsSlice(), Table: table, Protocol: kernel.RouteProtocol})
-			x.route("fd96:0:0:7::/64", netlink.Route{LinkIndex: eth, Gw: addrs("2001:db8::7")[0].AsSlice(), Table: table, Protocol: kernel.RouteProtocol})
-		}
-		n := 4 + 4 + 1
-		if killed {
-			x.ok(f.Close())
-			n = 2 + 4
-		}
-		removed, err := x.k.Cleanup("overlay0")
-		x.ok(err)
-		if len(removed) != n {
-			t.Errorf("killed %v: %d things removed, want %d: %q", killed, len(removed), n, removed)
-		}
-		for _, want := range []string{"unreachable route 100.96.0.0/16 metric 9600", "unreachable route fd96::/48 metric 9600",
-			"route 100.96.7.0/24 via 192.0.2.7 dev eth0 table 100"} {
-			if !slices.ContainsFunc(removed, func(s string) bool { return strings.HasPrefix(s, want) }) {
-				t.Errorf("killed %v: %q is not among %q", killed, want, removed)
-			}
-		}
-		if !killed && removed[n-1] != "TUN device overlay0" {
-			t.Errorf("last: %q", removed[n-1])
-		}
-		if _, err := x.h.LinkByName("overlay0"); err == nil {
-			t.Error("the device is still there")
-		}
-		x.same(before, x.routes())
-		again, err := x.k.Cleanup("overlay0")
-		if err != nil || len(again) != 0 {
-			t.Errorf("the second time: %q, %v", again, err)
+	f := x.tun("overlay0", unix.IFF_TUN)
+	x.configure("overlay0", ownAddrs)
+	x.ok(x.k.SetRoutes("overlay0", overlay, ownAddrs))
+	eth := x.link("eth0").Attrs().Index
+	for _, table := range []int{100, 1000} { // ours in other tables
+		x.route("100.96.7.0/24", netlink.Route{LinkIndex: eth, Gw: addrs("192.0.2.7")[0].AsSlice(), Table: table, Protocol: kernel.RouteProtocol})
+		x.route("fd96:0:0:7::/64", netlink.Route{LinkIndex: eth, Gw: addrs("2001:db8::7")[0].AsSlice(), Table: table, Protocol: kernel.RouteProtocol})
+	}
+	x.ok(f.Close()) // the daemon is killed
+	removed, err := x.k.Cleanup("overlay0")
+	x.ok(err)
+	if n := 2 + 4; len(removed) != n {
+		t.Errorf("%d things removed, want %d: %q", len(removed), n, removed)
+	}
+	for _, want := range []string{"unreachable route 100.96.0.0/16 metric 9600", "unreachable route fd96::/48 metric 9600",
+		"route 100.96.7.0/24 via 192.0.2.7 dev eth0 table 100"} {
+		if !slices.ContainsFunc(removed, func(s string) bool { return strings.HasPrefix(s, want) }) {
+			t.Errorf("%q is not among %q", want, removed)
 		}
 	}
+	x.same(before, x.routes())
+	again, err := x.k.Cleanup("overlay0")
+	if err != nil || len(again) != 0 {
+		t.Errorf("the second time: %q, %v", again, err)
+	}
+}
+
+// A TUN is gone with its process: while it is there, its daemon lives, and
+// nothing of it is touched, whatever run directory the caller thinks of.
+func TestCleanupBesideALivingDaemon(t *testing.T) {
+	x := newHost(t)
+	x.tun("overlay0", unix.IFF_TUN)
+	x.configure("overlay0", ownAddrs)
+	x.ok(x.k.SetRoutes("overlay0", overlay, ownAddrs))
+	before := x.routes()
+	if removed, err := x.k.Cleanup("overlay0"); !errors.Is(err, kernel.ErrHeld) || len(removed) != 0 {
+		t.Errorf("its own device: %q, %v", removed, err)
+	}
+	x.same(before, x.routes())
+
+	x.route("10.99.0.0/16", netlink.Route{Type: unix.RTN_UNREACHABLE, Protocol: kernel.RouteProtocol, Priority: kernel.UnreachableMetric})
+	removed, err := x.k.Cleanup("overlay9")
+	if err != nil || len(removed) != 1 || !strings.Contains(removed[0], "10.99.0.0/16") {
+		t.Errorf("another device: %q, %v", removed, err)
+	}
+	x.same(before, x.routes())
+	x.link("overlay0")
 }
 
 // Cleanup leaves a device alone that only has the name.

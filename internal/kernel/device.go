@@ -34,17 +34,18 @@ const ourAddrFlags = unix.IFA_F_NOPREFIXROUTE
 // ConfigureDevice makes the TUN device name, which the caller has opened, ready
 // for use: alias, no link-local address of its own, loose reverse-path
 // filtering and accept_local for this device alone, MTU, up, and addrs as
-// SetAddrs sets them.
+// SetAddrs sets them. ipv6 tells that the overlay has IPv6, also while there are
+// no addresses: then it is switched on for this device if need be.
 // It may be called again. Forwarding is left as it is.
 //
 // The error is ErrNoInterface or ErrNotTUN when name is not a TUN device.
-func (k *Kernel) ConfigureDevice(name string, mtu int, addrs []netip.Addr) error {
+func (k *Kernel) ConfigureDevice(name string, mtu int, ipv6 bool, addrs []netip.Addr) error {
 	if err := k.lock(); err != nil {
 		return err
 	}
 	defer k.mu.Unlock()
 
-	has6 := false
+	has6 := ipv6
 	for _, a := range addrs {
 		has6 = has6 || a.Is6()
 	}

@@ -31,7 +31,7 @@ func TestConfigureDevice(t *testing.T) {
 		}
 		want := []string{"100.96.1.0/32" + flags4, "fd96:0:0:1::/128" + flags6}
 		for range 2 {
-			x.ok(x.k.ConfigureDevice("overlay0", 1472, ownAddrs))
+			x.ok(x.k.ConfigureDevice("overlay0", 1472, false, ownAddrs))
 			if got := x.addrsOf("overlay0"); !slices.Equal(got, want) {
 				t.Errorf("up before %v: addresses %q, want %q", up, got, want)
 			}
@@ -74,7 +74,7 @@ func TestConfigureDeviceErrors(t *testing.T) {
 		{"overlay0", 67, nil, "68 to 65535"},
 		{"overlay0", 65536, nil, "68 to 65535"},
 	} {
-		err := x.k.ConfigureDevice(c.name, c.mtu, ownAddrs)
+		err := x.k.ConfigureDevice(c.name, c.mtu, false, ownAddrs)
 		if err == nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s %d: %v, want %v with %q", c.name, c.mtu, err, c.is, c.text)
 		}
@@ -82,7 +82,7 @@ func TestConfigureDeviceErrors(t *testing.T) {
 	if got := x.addrsOf("eth0"); !slices.Equal(got, before) || x.link("eth0").Attrs().Alias != "" {
 		t.Error("a device that is not ours was changed")
 	}
-	x.ok(x.k.ConfigureDevice("overlay0", 1279, ownAddrs[:1])) // IPv4 alone may be smaller
+	x.ok(x.k.ConfigureDevice("overlay0", 1279, false, ownAddrs[:1])) // IPv4 alone may be smaller
 }
 
 func TestConfigureDeviceWithIPv6Off(t *testing.T) {
@@ -90,8 +90,8 @@ func TestConfigureDeviceWithIPv6Off(t *testing.T) {
 	x.sysctl("ipv6/conf/default/disable_ipv6", "1")
 	x.tun("overlay0", unix.IFF_TUN)
 	x.tun("overlay1", unix.IFF_TUN)
-	x.ok(x.k.ConfigureDevice("overlay0", 1472, ownAddrs))
-	x.ok(x.k.ConfigureDevice("overlay1", 1472, ownAddrs[:1]))
+	x.ok(x.k.ConfigureDevice("overlay0", 1472, false, ownAddrs))
+	x.ok(x.k.ConfigureDevice("overlay1", 1472, false, ownAddrs[:1]))
 	x.sysctlIs("ipv6/conf/overlay0/disable_ipv6", "0")
 	x.sysctlIs("ipv6/conf/overlay1/disable_ipv6", "1") // not needed
 	x.sysctlIs("ipv6/conf/default/disable_ipv6", "1")
@@ -116,7 +116,7 @@ func TestConfigureDeviceReadOnlySysctl(t *testing.T) {
 	k, err := kernel.Open(kernel.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	x.ok(err)
 	defer k.Close()
-	x.ok(k.ConfigureDevice("overlay0", 1472, ownAddrs))
+	x.ok(k.ConfigureDevice("overlay0", 1472, false, ownAddrs))
 	if got := x.addrsOf("overlay0"); len(got) != 2 {
 		t.Errorf("addresses %q", got)
 	}
@@ -130,7 +130,7 @@ func TestConfigureDeviceReadOnlySysctl(t *testing.T) {
 func TestSetAddrs(t *testing.T) {
 	x := newHost(t)
 	x.tun("overlay0", unix.IFF_TUN)
-	x.ok(x.k.ConfigureDevice("overlay0", 1472, nil))
+	x.ok(x.k.ConfigureDevice("overlay0", 1472, false, nil))
 	if got := x.addrsOf("overlay0"); len(got) != 0 {
 		t.Fatalf("addresses without being asked: %q", got)
 	}

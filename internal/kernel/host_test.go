@@ -139,7 +139,7 @@ func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) 
 // configure sets the TUN device dev up, as the daemon does it.
 func (x *host) configure(dev string, addrs []netip.Addr) {
 	x.Helper()
-	x.settled(func() { x.ok(x.k.ConfigureDevice(dev, 1472, addrs)) }, addrs...)
+	x.settled(func() { x.ok(x.k.ConfigureDevice(dev, 1472, false, addrs)) }, addrs...)
 }
 
 // tun opens a TUN (or other tuntap) device the way the daemon does: it is gone

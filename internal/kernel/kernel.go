@@ -45,6 +45,8 @@ var (
 	ErrNoAddress = errors.New("no usable address")
 	// ErrNotTUN: the device exists, but is no TUN device, so it is not ours.
 	ErrNotTUN = errors.New("not a TUN device")
+	// ErrHeld: a process that lives has the device.
+	ErrHeld = errors.New("a running daemon holds it")
 	// ErrRouteConflict: another program has a route where ours should be.
 	ErrRouteConflict = errors.New("route conflict")
 )

@@ -57,7 +57,7 @@ func TestClosed(t *testing.T) {
 		"Underlay":        func() error { _, err := x.k.Underlay("lo"); return err },
 		"UnderlayByAddr":  func() error { _, err := x.k.UnderlayByAddr(netip.MustParseAddr("127.0.0.1")); return err },
 		"LocalRouteTo":    func() error { _, err := x.k.LocalRouteTo(netip.MustParseAddr("127.0.0.1")); return err },
-		"ConfigureDevice": func() error { return x.k.ConfigureDevice("overlay0", 1500, nil) },
+		"ConfigureDevice": func() error { return x.k.ConfigureDevice("overlay0", 1500, false, nil) },
 		"SetAddrs":        func() error { return x.k.SetAddrs("overlay0", nil) },
 		"SetRoutes":       func() error { return x.k.SetRoutes("overlay0", overlay, nil) },
 		"Release":         func() error { _, err := x.k.Release("overlay0", overlay); return err },
@@ -95,7 +95,7 @@ func TestStaysInItsNamespace(t *testing.T) {
 		if l, err := x.k.Underlay("inside0"); err != nil || l.Name != "inside0" {
 			t.Errorf("Underlay from another namespace: %v, %v", l, err)
 		}
-		if err := x.k.ConfigureDevice("overlay0", 1400, ownAddrs); err != nil {
+		if err := x.k.ConfigureDevice("overlay0", 1400, false, ownAddrs); err != nil {
 			t.Errorf("ConfigureDevice from another namespace: %v", err)
 		}
 		got := codes(x.k.Diagnose(kernel.DiagnoseConfig{Device: "overlay0", Networks: overlay[:1]}))

@@ -126,7 +126,7 @@ func TestKilled(t *testing.T) {
 	x.ok(err)
 	defer next.Close()
 	x.tun("overlay0", unix.IFF_TUN)
-	x.ok(next.ConfigureDevice("overlay0", 1472, ownAddrs))
+	x.ok(next.ConfigureDevice("overlay0", 1472, false, ownAddrs))
 	x.ok(next.SetRoutes("overlay0", overlay, ownAddrs))
 	if got := x.ourRoutes(); !slices.Equal(got, wantRoutes) {
 		t.Errorf("after the restart:\n%s", strings.Join(got, "\n"))
