@@ -35,7 +35,8 @@ func (c *hybridClock) next(now time.Time) Stamp {
 
 // saw takes note of a stamp of another node.
 func (c *hybridClock) saw(s Stamp, now time.Time) {
-	if s <= stampOf(now.Add(maxStampAhead)) {
+	// A wall clock before 1970 counts as 1970, as in stampOf.
+	if s <= stampOf(stampOf(now).Time().Add(maxStampAhead)) {
 		c.last = max(c.last, s)
 	}
 }

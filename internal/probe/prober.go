@@ -194,6 +194,9 @@ func (p *Prober) Drops() map[string]uint64 {
 // The error is that of ctx, ErrUnknownPeer, ErrNoEndpoint, ErrBusy, ErrClosed
 // or that of Send.
 func (p *Prober) Ping(ctx context.Context, id [16]byte) (rtt time.Duration, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err // a quick answer must not win against it
+	}
 	g := &ping{id: id, result: make(chan pong, 1)}
 	p.mu.Lock()
 	if len(p.asked) >= inboxLen {
