@@ -51,15 +51,8 @@ lint: ## formatting, vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-# Each Fuzz function for FUZZTIME. An input that breaks one is kept by the go
-# command below its package's testdata; make a named case of it.
-fuzz:
-	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
-		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
-			echo "$$name in $$(dirname $$f)"; \
-			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$(dirname $$f); \
-		done; \
-	done
+fuzz: ## each Fuzz function for FUZZTIME
+	GO="$(GO)" .ci/fuzz $(FUZZTIME)
 
 install: build ## into PREFIX, /usr/local by default; DESTDIR for packages
 	install -d $(DESTDIR)$(PREFIX)/bin
