@@ -115,6 +115,7 @@ func newLeaser(id NodeID, s Settings, static []netip.Prefix, st *store, spread t
 			c.State, c.Version = Released, c.Version+1
 			c.Expiry = l.tombstoneExpiry(now)
 			l.put(c, now)
+			l.emit(effect{kind: effectPersist}) // or the next start takes it up again
 		}
 	}
 	return l
