@@ -2,6 +2,7 @@ package overlayd
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -214,7 +215,8 @@ func TestTUNRepaired(t *testing.T) {
 	}
 	c := &conductor{n: n, held: n.mesh.Load().held}
 	c.repair()
-	sameState(t, want)
+	// The kernel adds the local route of an IPv6 address a moment later.
+	waitFor(t, fmt.Sprintf("the host to be %q again", want), func() bool { return slices.Equal(hostState(t), want) })
 	n.notes.mu.Lock()
 	defer n.notes.mu.Unlock()
 	if n.notes.repair != "" {
