@@ -42,20 +42,35 @@ func (n *Node) conduct() {
 	c := &conductor{n: n, counters: make(map[membership.NodeID]*forward.PeerCounters)}
 	diagnose := time.NewTicker(diagnoseEvery)
 	defer diagnose.Stop()
-	c.update()
+	if n.parts.envWritten && len(n.parts.member.View().Held) < len(n.cfg.Networks) {
+		// A killed node left its file, and its subnet is not ours.
+		if err := RemoveSubnetEnv(n.cfg.subnetFile); err != nil {
+			n.finish(err)
+			return
+		}
+	}
+	if !c.update() {
+		return
+	}
 	if len(c.held) == 0 {
 		n.diagnose() // else update has
 	}
 	for {
 		select {
 		case <-n.parts.member.Changed():
-			c.update()
+			if !c.update() {
+				return
+			}
 		case <-n.parts.prober.Changed():
-			c.update()
+			if !c.update() {
+				return
+			}
 		case <-diagnose.C:
 			c.repair()
 			n.diagnose()
-			c.update() // reasons change without a change of reach
+			if !c.update() { // reasons change without a change of reach
+				return
+			}
 		case <-n.parts.member.Done():
 			// A Done by our own Stop comes after quit.
 			if err := n.parts.member.Err(); err != nil {
@@ -90,14 +105,15 @@ type conductor struct {
 	ready    bool
 }
 
-func (c *conductor) update() {
+// update reports whether the node goes on.
+func (c *conductor) update() bool {
 	n := c.n
 	view := n.parts.member.View()
 	n.parts.prober.SetPeers(c.probed(view))
 	fresh, err := c.setHeld(view.Held)
 	if err != nil {
 		n.finish(err)
-		return
+		return false
 	}
 	old := n.mesh.Load()
 	next := &mesh{view: view, held: c.held}
@@ -118,7 +134,7 @@ func (c *conductor) update() {
 		// Membership has checked all of this: a table that is refused is a fault
 		// of ours, and the old one is the safest thing to keep.
 		n.log.Error("forwarding table refused", "error", err)
-		return
+		return true
 	}
 	n.parts.engine.SetTable(t)
 	n.mesh.Store(next)
@@ -138,6 +154,7 @@ func (c *conductor) update() {
 	if len(fresh) > 0 {
 		n.diagnose() // our own routes are part of the picture
 	}
+	return true
 }
 
 // peer finds a peer by id, nil if there is none.

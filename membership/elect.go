@@ -11,11 +11,14 @@ import (
 // somebody must begin when all hosts start at once with the same list: if for
 // the whole waiting time no live node was known that holds the cluster's
 // settings, the lowest NodeID among the live nodes that find their own address
-// in their list acts as first.
+// in their list acts as first. A node without seeds that has the settings from
+// an earlier run begins after the same time, when none of its peers of then
+// answers.
 type elector struct {
 	id      NodeID
 	wait    time.Duration
 	lone    bool // neither seeds nor remembered peers
+	resumes bool // no seeds, and the settings from an earlier run
 	started time.Time
 }
 
@@ -41,6 +44,10 @@ func (e *elector) decide(now time.Time, listed bool, others []candidate) (first 
 	}
 	if ready := e.started.Add(e.wait); now.Before(ready) {
 		return false, ready
+	}
+	if e.resumes {
+		// Its peers of then are gone, and nobody else will come to begin.
+		return true, time.Time{}
 	}
 	if !listed {
 		return false, now.Add(e.wait)

@@ -38,6 +38,9 @@ type leaser struct {
 	effects []effect
 }
 
+// maxLeaseWrites is more versions than a claim goes through in its life.
+const maxLeaseWrites = 1 << 32
+
 // slot is one wanted subnet.
 type slot struct {
 	space  space
@@ -184,13 +187,22 @@ func (l *leaser) mergeOwn(c Claim, now time.Time) (changed bool) {
 	}
 	for _, s := range l.slots {
 		if s.state != slotNone && s.claim.Key == c.Key {
+			if c.Version >= maxCounter-maxLeaseWrites {
+				// Nothing can be published above this: the prefix is lost.
+				l.emit(effect{kind: effectLost, prefix: c.Prefix, reason: "somebody wrote the last possible version of our claim"})
+				s.refused[c.Prefix] = true
+				s.state, s.claim = slotNone, Claim{}
+				l.store.merge(c, now)
+				l.emit(effect{kind: effectPersist})
+				return true
+			}
 			s.claim.Version = c.Version + 1
 			l.emit(effect{kind: effectPersist})
 			l.put(s.claim, now)
 			return true
 		}
 	}
-	if c.State == Released { // a tombstone of ours, from before the store was lost
+	if c.State == Released || c.Version >= maxCounter-maxLeaseWrites { // a tombstone of ours, from before the store was lost
 		changed, _ = l.store.merge(c, now)
 		return changed
 	}
@@ -305,12 +317,14 @@ func (l *leaser) claim(s *slot, now time.Time) {
 	if !p.IsValid() {
 		var taken bart.Table[int]
 		for k, c := range l.store.claims {
-			if c.State != Released {
+			// A key of ours whose version cannot be raised is lost, too.
+			spent := c.Owner == l.id && c.Version >= maxCounter-maxLeaseWrites
+			if c.State != Released || spent {
 				taken.Insert(k.Prefix, 0)
 			}
 		}
 		var ok bool
-		if p, ok = s.space.pick(l.id, &taken, s.refused); !ok {
+		if p, ok = l.pick(s, &taken); !ok {
 			if len(s.refused) > 0 { // what was refused once may be free again
 				clear(s.refused)
 			}
@@ -339,6 +353,23 @@ func (l *leaser) claim(s *slot, now time.Time) {
 	s.claim = Claim{Key: Key{p, l.id}, Version: 1, State: Tentative, Static: s.static.IsValid(), Solo: l.everAlone, Gen: min(gen, maxCounter)}
 	s.state, s.since, s.wantSync, s.syncAsked, s.syncDone = slotTentative, now, false, false, false
 	l.write(s, now)
+}
+
+// pick chooses a free subnet for the slot. A node whose share of the store is
+// full of its own tombstones takes one of those up again: a record under a new
+// key would be refused, here and by others.
+func (l *leaser) pick(s *slot, taken *bart.Table[int]) (netip.Prefix, bool) {
+	if l.store.perOwner[l.id] < maxRecordsPerOwner {
+		return s.space.pick(l.id, taken, s.refused)
+	}
+	for _, c := range l.store.owners() {
+		p := c.Prefix
+		ours := c.Owner == l.id && c.State == Released && p.Bits() == s.space.length && s.space.network.Contains(p.Addr())
+		if ours && !s.refused[p] && !taken.OverlapsPrefix(p) {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // staticHolder returns the accepted static claim of another node that overlaps

@@ -157,6 +157,9 @@ func TestLeaseOfALoneFirstNode(t *testing.T) {
 			t.Errorf("effects: %q", got)
 		}
 		after := d.held()
+		if len(after) != 2 {
+			t.Fatalf("held: %v", after)
+		}
 		if after[0].Solo || after[0].Version != before[0].Version+1 || after[0].Stamp != before[0].Stamp || after[0] != d.record(after[0].Key) {
 			t.Errorf("the one that stands: %+v", after[0])
 		}
@@ -355,6 +358,32 @@ func TestLeaseGen(t *testing.T) {
 		if c := d.heldClaim(); c.Gen != want || c.check() != nil {
 			t.Errorf("after gens %v: %+v", gens, c)
 		}
+	}
+}
+
+// TestLeaseShareFull: a node whose share of everybody's store is full of its own
+// tombstones still gets a subnet: it claims anew what it once released.
+func TestLeaseShareFull(t *testing.T) {
+	d := drive(t, testID(1), oneNetwork, nil)
+	sp := space{oneNetwork.Networks[0], 24}
+	for i := range uint64(maxRecordsPerOwner) {
+		d.hears(Claim{Key: Key{sp.at(i), testID(1)}, Version: 3, State: Released, Gen: 2, Expiry: uint64(simEpoch.Add(time.Hour).Unix())})
+		if i < maxRecordsPerOwner-2 { // others have most of them now
+			d.hears(Claim{Key: Key{sp.at(i), testID(2 + int(i))}, Version: 3, State: Held, Gen: 3, Stamp: 1})
+		}
+	}
+	c := d.heldClaim()
+	if c.Version <= 3 || c.Gen != 3 || len(d.store.claims) != 2*maxRecordsPerOwner-2 {
+		t.Errorf("%+v among %d claims", c, len(d.store.claims))
+	}
+	// With none of them free it waits, and does not run in circles.
+	for i := range uint64(2) {
+		rival := Claim{Key: Key{sp.at(maxRecordsPerOwner - 1 - i), testID(1000)}, Version: 3, State: Held, Gen: 9, Stamp: 1}
+		d.hears(rival)
+	}
+	d.steps()
+	if got := kinds(d.wait(simSpread)); got != "lost publish persist full" {
+		t.Errorf("effects: %q", got)
 	}
 }
 

@@ -53,6 +53,9 @@ type Member struct {
 	syncing   bool
 	syncAfter time.Time
 	lastMerge time.Time // when the store last changed
+	// differ are the digests of others that differ from differOwn, ours.
+	differ    map[uint64]retry
+	differOwn uint64
 	dirty     bool      // the view must be made anew
 	savePeers time.Time // when remembered peers are written next, zero if unchanged
 	metaBusy  bool      // an UpdateNode is under way
@@ -193,7 +196,7 @@ func (m *Member) Start() error {
 	}
 	now := time.Now()
 	m.leaser = newLeaser(m.id, m.cfg.Settings, m.cfg.Static, m.store, m.cfg.Spread, m.resumed, now)
-	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, started: now}
+	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, started: now}
 	m.findSelf()
 	m.setMeta()
 	m.digest.Store(m.store.digest)

@@ -3,12 +3,20 @@ package membership
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 )
+
+// maxDiffer bounds how many foreign digests are remembered.
+const maxDiffer = 1024
+
+// retry is when something is tried again, and how long was waited for that.
+type retry struct {
+	next time.Time
+	wait time.Duration
+}
 
 // digestPatience is how long two nodes may differ before one asks the other
 // for everything: records under way by gossip need no help.
@@ -43,10 +51,14 @@ func (m *Member) handle(item any, now time.Time) error {
 		m.dialEnded(it, now)
 	case syncDone:
 		m.syncing = false
-		m.syncAfter = now
+		if next := now.Add(dialEager); m.syncAfter.Before(next) {
+			m.syncAfter = next
+		}
+		// What it brought was handled before this. A claim that it has not
+		// confirmed, since the other side has not synced or has other settings,
+		// asks again.
+		m.leaser.syncFailed()
 		if it.err != nil {
-			m.syncAfter = now.Add(dialEager)
-			m.leaser.syncFailed()
 			m.log.Debug("full exchange failed", "error", it.err)
 		}
 	case metaDone:
@@ -95,11 +107,11 @@ func (m *Member) nodeDown(it nodeDown, now time.Time) {
 }
 
 // checkName refuses to start beside a live node of the same name. A node that
-// has synced is past its start; of two that start together the one with the
+// has synced, or resumes its lease, is past its start; of two that start together the one with the
 // higher id gives way. A node of that name at our own address is what was here
 // before us.
 func (m *Member) checkName() error {
-	if m.leaser.synced {
+	if m.leaser.synced || len(m.resumed) > 0 {
 		return nil
 	}
 	for id, p := range m.members {
@@ -120,10 +132,10 @@ func (m *Member) mergeRecord(r record, now time.Time, spread bool) error {
 		return m.meetSettings(r.settings)
 	case kindFarewell:
 		p := m.members[r.farewell.Node]
-		if p == nil || r.farewell.Boot < p.boot || p.state == StateLeft {
+		if p == nil || r.farewell.Boot != p.boot || p.state == StateLeft {
 			return nil
 		}
-		p.boot, p.state, p.since = r.farewell.Boot, StateLeft, now
+		p.state, p.since = StateLeft, now
 		m.dirty = true
 		m.mu.Lock()
 		m.queue.add(broadcastKey{kind: kindFarewell, farewell: r.farewell})
@@ -173,7 +185,7 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 		b = rest
 		if err != nil {
 			m.count(err)
-			if errors.Is(err, errRecordShort) {
+			if rest == nil { // the rest cannot be found
 				complete = false
 				break
 			}
@@ -199,9 +211,22 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 // compareDigest asks a node for everything when it holds other records than we
 // do although nothing has changed here for a while.
 func (m *Member) compareDigest(it digestMsg, now time.Time) {
-	if it.digest == m.digest.Load() || !m.leaser.synced || now.Sub(m.lastMerge) < digestPatience || m.syncing || now.Before(m.syncAfter) {
+	own := m.digest.Load()
+	if it.digest == own || !m.leaser.synced || now.Sub(m.lastMerge) < digestPatience || m.syncing || now.Before(m.syncAfter) {
 		return
 	}
+	// Some never agree: clocks that are apart around an expiry, other settings.
+	// The same two digests are compared again later and later.
+	if own != m.differOwn || len(m.differ) > maxDiffer {
+		m.differOwn, m.differ = own, make(map[uint64]retry)
+	}
+	r := m.differ[it.digest]
+	if now.Before(r.next) {
+		return
+	}
+	r.wait = min(max(2*r.wait, digestPatience), dialLate)
+	r.next = now.Add(r.wait)
+	m.differ[it.digest] = r
 	addr, ok := netip.AddrFromSlice(it.from.Addr)
 	if !ok {
 		return

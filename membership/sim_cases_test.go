@@ -180,6 +180,62 @@ func TestSimStaticAtOnce(t *testing.T) {
 	}
 }
 
+// TestSimStaticHeal: the same static subnet on both sides of a cut. When it
+// heals the later one goes on without a subnet, and says so once.
+func TestSimStaticHeal(t *testing.T) {
+	s := lab(t, 1, oneNetwork, 4)
+	a, b := s.nodes[0], s.nodes[2]
+	a.static = []netip.Prefix{pfx("100.96.9.0/24")}
+	b.static = []netip.Prefix{pfx("100.96.8.0/23")}
+	s.partition(0b0011)
+	for _, n := range s.nodes[:2] {
+		n.start()
+	}
+	s.run(5 * time.Second)
+	for _, n := range s.nodes[2:] {
+		n.start()
+	}
+	s.runUntil("leases on both sides", 30*time.Second, s.allUpHold)
+	s.heal(0b0011)
+	s.run(simSettle)
+	s.settled()
+	if !slices.Equal(a.held, a.static) || len(a.losses) != 0 {
+		t.Errorf("the earlier one holds %v", a.held)
+	}
+	if !b.up || len(b.held) != 0 || len(b.losses) != 1 || !strings.Contains(b.losses[0].reason, "not replaced") {
+		t.Errorf("the later one: up %v, holds %v, lost %v", b.up, b.held, b.losses)
+	}
+}
+
+// TestSimBackupOfAReleasedLease: a node comes back from a backup of before it
+// left. Who took its subnet meanwhile keeps it, although its claim is younger.
+func TestSimBackupOfAReleasedLease(t *testing.T) {
+	for seed := range uint64(5) {
+		s := lab(t, seed, subnets(1), 3)
+		a, b, c := s.nodes[0], s.nodes[1], s.nodes[2]
+		a.start()
+		b.start()
+		s.runUntil("two leases", 30*time.Second, s.allUpHold)
+		s.run(10 * time.Second)
+		backup := a.disk.clone()
+		subnet := a.held[0]
+		a.leave()
+		s.run(5 * time.Second)
+		c.start()
+		s.runUntil("its successor", 30*time.Second, s.allUpHold)
+		a.disk = backup
+		a.start()
+		if !slices.Equal(a.held, c.held) || c.held[0] != subnet {
+			t.Fatalf("not the case that is meant: %v, %v", a.held, c.held)
+		}
+		s.run(simSettle)
+		s.settled()
+		if len(c.losses) != 0 || len(a.losses) != 1 || len(a.held) != 0 {
+			t.Fatalf("losses %v and %v", a.losses, c.losses)
+		}
+	}
+}
+
 func TestSimRestarts(t *testing.T) {
 	for seed := range uint64(5) {
 		s := lab(t, seed, testSettings("100.96.0.0/16", "fd96::/48"), 5)

@@ -14,6 +14,7 @@ func (n *simNode) gets(e effect) {
 	s := n.s
 	s.logf("node %d holds %v: %s", n.i, e.prefix, e.reason)
 	n.held = append(n.held, e.prefix)
+	n.everHeld = true
 	if !slices.ContainsFunc(n.disk.claims, func(c Claim) bool { return c.Prefix == e.prefix && c.State == Held }) {
 		s.fail("node %d uses %v before it is on disk", n.i, e.prefix)
 	}
@@ -56,8 +57,12 @@ func (n *simNode) checkLoss(e effect, had []Claim) {
 	s.fail("node %d loses %v to nobody", n.i, e.prefix)
 }
 
-// checkFatal: a node gives up only beside another's static subnet, which it names.
+// checkFatal: a node refuses to start beside another's static subnet, which it
+// names. One that ran already goes on without a subnet instead.
 func (n *simNode) checkFatal(e effect) {
+	if n.everHeld {
+		n.s.fail("node %d ends after it ran: %s", n.i, e.reason)
+	}
 	for _, o := range n.s.nodes {
 		for _, p := range o.static {
 			if o != n && slices.ContainsFunc(n.static, p.Overlaps) && strings.Contains(e.reason, o.id.String()) && strings.Contains(e.reason, p.String()) {

@@ -40,6 +40,7 @@ type simNode struct {
 	busy      int    // calls of work at the same instant
 	busyAt    time.Time
 	held      []netip.Prefix // by the events
+	everHeld  bool
 	losses    []simLoss
 }
 
@@ -91,7 +92,7 @@ func (n *simNode) start() {
 	now := n.wall()
 	s.logf("node %d (%v) starts, life %d, with %d claims", n.i, n.id.String()[8:16], n.life, len(n.disk.claims))
 	n.store, n.queue, n.holder = newStore(), newBroadcastQueue(gossipRetransmit), n.disk.holder
-	n.syncing, n.syncAfter, n.lastMerge, n.held = false, time.Time{}, time.Time{}, nil
+	n.syncing, n.syncAfter, n.lastMerge, n.held, n.everHeld = false, time.Time{}, time.Time{}, nil, false
 	n.peers = make([]simPeer, len(s.nodes))
 	n.leaser = newLeaser(n.id, s.settings, n.static, n.store, simSpread, n.disk.clone().claims, now)
 	lone := n.lone && !slices.Contains(n.disk.met, true)
