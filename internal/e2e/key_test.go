@@ -86,7 +86,7 @@ func TestKeys(t *testing.T) {
 		}
 	}
 
-	refusedProbes(t, a, b)
+	refusedProbes(t, a, b, clusterKey, otherKey)
 
 	// A host that has lost its key is no peer on the data path either, though
 	// the others remember it.
@@ -108,8 +108,8 @@ func TestKeys(t *testing.T) {
 }
 
 // refusedProbes sends a probes in b's name and from b's host: without a tag and
-// with a tag of another key they are counted and not answered.
-func refusedProbes(t *testing.T, a, b *node) {
+// with a tag of a key that is not a's they are counted and not answered.
+func refusedProbes(t *testing.T, a, b *node, key, notKey string) {
 	t.Helper()
 	var self struct {
 		ID   string `json:"id"`
@@ -123,9 +123,9 @@ func refusedProbes(t *testing.T, a, b *node) {
 		must(t, err)
 		copy(into[:], id)
 	}
-	right, err := encap.NewAuth([][]byte{keyBytes(t, clusterKey)})
+	right, err := encap.NewAuth([][]byte{keyBytes(t, key)})
 	must(t, err)
-	wrong, err := encap.NewAuth([][]byte{keyBytes(t, otherKey)})
+	wrong, err := encap.NewAuth([][]byte{keyBytes(t, notKey)})
 	must(t, err)
 
 	// An answer has the nonce of its probe.

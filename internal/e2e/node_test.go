@@ -166,7 +166,7 @@ func (n *node) stop(t testing.TB) {
 }
 
 // status is the part of "overlayd status --json" that the tests look at; the
-// whole of it is checked by TestJSON.
+// whole of it is checked by jsonDocuments.
 type status struct {
 	Node struct {
 		ID       string         `json:"id"`
