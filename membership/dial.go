@@ -195,8 +195,9 @@ func (m *Member) resolve(seed string) ([]netip.AddrPort, error) {
 }
 
 // findSelf looks for our own address among seeds given as addresses, which
-// needs no resolver and no waiting.
+// needs no resolver and no waiting. A node without seeds is as good as listed.
 func (m *Member) findSelf() {
+	m.listed = len(m.cfg.Seeds) == 0
 	for _, s := range m.cfg.Seeds {
 		if ap, err := netip.ParseAddrPort(s); err == nil && netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()) == m.cfg.Gossip {
 			m.listed = true

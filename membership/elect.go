@@ -13,12 +13,15 @@ import (
 // settings, the lowest NodeID among the live nodes that find their own address
 // in their list acts as first. A node without seeds that has the settings from
 // an earlier run begins after the same time, when none of its peers of then
-// answers.
+// answers. One that only remembers peers, since it left, counts as one that
+// finds itself in its list, but begins only beside one of those peers: they may
+// all be on the other side of a cut.
 type elector struct {
 	id      NodeID
 	wait    time.Duration
 	lone    bool // neither seeds nor remembered peers
 	resumes bool // no seeds, and the settings from an earlier run
+	beside  bool // no seeds, but remembered peers
 	started time.Time
 }
 
@@ -26,11 +29,11 @@ type elector struct {
 type candidate struct {
 	id     NodeID
 	holder bool // holds the settings
-	listed bool // finds itself in its seed list
+	listed bool // finds itself in its seed list, or has none
 }
 
 // decide reports whether this node acts as first now, and if not, when to ask
-// again. listed tells whether this node finds itself in its list.
+// again. listed tells whether this node finds itself in its list, or has none.
 func (e *elector) decide(now time.Time, listed bool, others []candidate) (first bool, next time.Time) {
 	if e.lone {
 		return true, time.Time{}
@@ -49,7 +52,7 @@ func (e *elector) decide(now time.Time, listed bool, others []candidate) (first 
 		// Its peers of then are gone, and nobody else will come to begin.
 		return true, time.Time{}
 	}
-	if !listed {
+	if !listed || e.beside && len(others) == 0 {
 		return false, now.Add(e.wait)
 	}
 	for _, o := range others {

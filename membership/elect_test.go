@@ -43,6 +43,29 @@ func TestElector(t *testing.T) {
 			}
 		})
 	}
+	t.Run("without seeds, back after it left", func(t *testing.T) {
+		for _, tc := range []struct {
+			at     time.Duration
+			others []candidate
+			first  bool
+		}{
+			{wait - 1, []candidate{{high, false, false}}, false},
+			{wait, []candidate{{high, false, false}}, true},
+			{wait, []candidate{{low, false, false}}, true},
+			{wait, []candidate{{low, false, true}}, false},
+			{wait, []candidate{{high, true, false}}, false},
+			{100 * wait, nil, false}, // its peers may be behind a cut
+		} {
+			e := elector{id: self, wait: wait, beside: true, started: simEpoch}
+			if first, next := e.decide(after(tc.at), true, tc.others); first != tc.first || !first && !next.After(after(tc.at)) {
+				t.Errorf("beside %v after %v: first %v, next %v", tc.others, tc.at, first, next.Sub(simEpoch))
+			}
+		}
+		e := elector{id: self, wait: wait, beside: true, resumes: true, started: simEpoch}
+		if first, _ := e.decide(after(wait), true, nil); !first {
+			t.Error("with a lease of its own it begins alone")
+		}
+	})
 	t.Run("the holder goes: the wait begins anew", func(t *testing.T) {
 		e := elector{id: self, wait: wait, started: simEpoch}
 		if first, _ := e.decide(after(3*wait), true, []candidate{{high, true, true}}); first {

@@ -42,7 +42,7 @@ func TestForgedLastVersion(t *testing.T) {
 // seeds, so nobody else ever will.
 func TestResumedFirstNodeWhosePeersAreGone(t *testing.T) {
 	a := newNode(t, 1, nil).start()
-	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(1).String()} }).start()
+	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(t, 1).String()} }).start()
 	waitFor(t, "leases", func() bool { return allHeld([]*node{a, b}) && agree([]*node{a, b}) })
 	b.kill()
 	a.Stop(t.Context())
@@ -57,7 +57,7 @@ func TestResumedFirstNodeWhosePeersAreGone(t *testing.T) {
 // TestNewcomerOfTheSameNameGivesWay also to a node that has its lease from an
 // earlier run and has met nobody yet.
 func TestNewcomerOfTheSameNameGivesWay(t *testing.T) {
-	a := newNode(t, 1, func(c *Config) { c.Seeds = []string{loopback(9).String()}; c.Elect = time.Hour })
+	a := newNode(t, 1, func(c *Config) { c.Seeds = []string{loopback(t, 9).String()}; c.Elect = time.Hour })
 	a.start()
 	a.Stop(t.Context())
 	claims := []Claim{{Key: Key{netip.MustParsePrefix("100.96.7.0/24"), a.ID()}, Version: 1, State: Held, Gen: 1, Stamp: 1}}
@@ -65,7 +65,7 @@ func TestNewcomerOfTheSameNameGivesWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.start()
-	b := newNode(t, 2, func(c *Config) { c.Name = "node1"; c.Seeds = []string{loopback(1).String()} }).start()
+	b := newNode(t, 2, func(c *Config) { c.Name = "node1"; c.Seeds = []string{loopback(t, 1).String()} }).start()
 	b.waitEnd()
 	select {
 	case <-a.Done():
@@ -85,7 +85,7 @@ func TestSyncThatBringsNothing(t *testing.T) {
 	b := newNode(t, 2, func(c *Config) { c.Settings = testSettings("100.64.0.0/16") }).start()
 	waitFor(t, "a lease elsewhere", func() bool { return b.held() == 1 })
 	b.Stop(t.Context())
-	b.cfg.Seeds = []string{loopback(1).String()}
+	b.cfg.Seeds = []string{loopback(t, 1).String()}
 	b.start()
 	<-time.After(3 * time.Second) // what happens in this time is what is counted
 	if n := b.refused.counts[slices.Index(refusalErrors[:], errRecordNetwork)].Load(); n > 100 {

@@ -196,7 +196,7 @@ func (m *Member) Start() error {
 	}
 	now := time.Now()
 	m.leaser = newLeaser(m.id, m.cfg.Settings, m.cfg.Static, m.store, m.cfg.Spread, m.resumed, now)
-	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, started: now}
+	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, beside: len(m.cfg.Seeds) == 0 && len(m.remembered) > 0, started: now}
 	m.findSelf()
 	m.setMeta()
 	m.digest.Store(m.store.digest)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -41,10 +42,23 @@ type node struct {
 	events []Event
 }
 
-// loopback returns the address of test node i; tests of one package run one
-// after the other, and processes get different ports.
-func loopback(i int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 77, 0, byte(i)}), uint16(20000+os.Getpid()%20000))
+// testNets numbers the tests that use loopback addresses, so that they can run
+// side by side.
+var testNets = struct {
+	sync.Mutex
+	of map[string]byte
+}{of: map[string]byte{}}
+
+// loopback returns the address of node i of a test and its subtests: a network
+// for each test, and another port for each process.
+func loopback(t *testing.T, i int) netip.AddrPort {
+	test, _, _ := strings.Cut(t.Name(), "/")
+	testNets.Lock()
+	defer testNets.Unlock()
+	if _, ok := testNets.of[test]; !ok {
+		testNets.of[test] = byte(len(testNets.of))
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 77, testNets.of[test], byte(i)}), uint16(20000+os.Getpid()%20000))
 }
 
 func newNode(t *testing.T, i int, change func(*Config)) *node {
@@ -53,7 +67,7 @@ func newNode(t *testing.T, i int, change func(*Config)) *node {
 	n.cfg = Config{
 		StateDir: t.TempDir(), Name: fmt.Sprintf("node%d", i),
 		Settings: testSettings("100.96.0.0/16", "fd96::/48"),
-		Gossip:   loopback(i), Addrs: []netip.Addr{loopback(i).Addr()},
+		Gossip:   loopback(t, i), Addrs: []netip.Addr{loopback(t, i).Addr()},
 		Ports: Ports{UDP: 8285, VXLAN: 8472, KernelVXLAN: 4789}, MTU: 1450,
 		Spread: 300 * time.Millisecond, Elect: 700 * time.Millisecond,
 		OnEvent: func(e Event) { n.mu.Lock(); n.events = append(n.events, e); n.mu.Unlock() },
@@ -185,14 +199,17 @@ func TestFirstNodeHoldsAtOnce(t *testing.T) {
 }
 
 func TestSixHostsAtOnceWithOneSeedList(t *testing.T) {
-	for name, list := range map[string][]int{"all": {1, 2, 3, 4, 5, 6}, "one": {3}} {
+	t.Parallel()
+	for name, list := range map[string][]int{"all": {1, 2, 3, 4, 5, 6}, "one": {13}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var seeds []string
 			for _, i := range list {
-				seeds = append(seeds, loopback(i).String())
+				seeds = append(seeds, loopback(t, i).String())
 			}
 			var nodes []*node
-			for i := 1; i <= 6; i++ {
+			first := list[0]/10*10 + 1
+			for i := first; i < first+6; i++ {
 				nodes = append(nodes, newNode(t, i, func(c *Config) { c.Seeds = seeds }))
 			}
 			for _, n := range nodes {
@@ -206,9 +223,10 @@ func TestSixHostsAtOnceWithOneSeedList(t *testing.T) {
 }
 
 func TestRestartKeepsTheSubnet(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, 1, nil).start()
 	waitFor(t, "first lease", func() bool { return a.held() == 2 })
-	seed := func(c *Config) { c.Seeds = []string{loopback(1).String()} }
+	seed := func(c *Config) { c.Seeds = []string{loopback(t, 1).String()} }
 	b, c := newNode(t, 2, seed).start(), newNode(t, 3, seed).start()
 	nodes := []*node{a, b, c}
 	waitFor(t, "leases", func() bool { return allHeld(nodes) && agree(nodes) })
@@ -248,8 +266,9 @@ func TestRestartKeepsTheSubnet(t *testing.T) {
 }
 
 func TestLeaveReleases(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, 1, nil).start()
-	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(1).String()} }).start()
+	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(t, 1).String()} }).start()
 	waitFor(t, "leases", func() bool { return allHeld([]*node{a, b}) && agree([]*node{a, b}) })
 	if err := b.Leave(t.Context()); err != nil {
 		t.Fatal(err)
@@ -267,7 +286,7 @@ func TestLeaveReleases(t *testing.T) {
 
 func TestStopKeepsTheClaimAndSaysSo(t *testing.T) {
 	a := newNode(t, 1, nil).start()
-	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(1).String()} }).start()
+	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(t, 1).String()} }).start()
 	waitFor(t, "leases", func() bool { return allHeld([]*node{a, b}) && agree([]*node{a, b}) })
 	began := time.Now()
 	if err := b.Stop(t.Context()); err != nil {
@@ -285,8 +304,9 @@ func TestStopKeepsTheClaimAndSaysSo(t *testing.T) {
 }
 
 func TestDeadPeerKeepsItsClaim(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, 1, nil).start()
-	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(1).String()} }).start()
+	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(t, 1).String()} }).start()
 	waitFor(t, "leases", func() bool { return allHeld([]*node{a, b}) && agree([]*node{a, b}) })
 	b.kill()
 	waitFor(t, "state dead", func() bool { p := a.peer(b.ID()); return p != nil && p.State == StateDead })
@@ -296,9 +316,10 @@ func TestDeadPeerKeepsItsClaim(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, 1, nil).start()
 	waitFor(t, "first lease", func() bool { return a.held() == 2 })
-	seed := []string{loopback(1).String()}
+	seed := []string{loopback(t, 1).String()}
 	static := a.View().Held[0]
 	for name, tc := range map[string]struct {
 		change func(*Config)
@@ -407,10 +428,11 @@ func TestGossipPortInUse(t *testing.T) {
 }
 
 func TestKeysAndClusterKeepStrangersOut(t *testing.T) {
+	t.Parallel()
 	key := func(c *Config) { c.Keys = [][]byte{[]byte("0123456789abcdef")} }
 	a := newNode(t, 1, key).start()
 	waitFor(t, "first lease", func() bool { return a.held() == 2 })
-	seed := []string{loopback(1).String()}
+	seed := []string{loopback(t, 1).String()}
 	b := newNode(t, 2, func(c *Config) { c.Seeds = seed; key(c) }).start()
 	waitFor(t, "a lease with the key", func() bool { return b.held() == 2 })
 	for name, change := range map[string]func(*Config){

@@ -25,8 +25,8 @@ const (
 // meta is what a node tells of itself in its gossip entry:
 //
 //	 0  format 1
-//	 1  flags: bit 0 holds the settings, bit 1 finds itself in its seed list,
-//	    bit 2 has an IPv4 endpoint, bit 3 has an IPv6 endpoint
+//	 1  flags: bit 0 holds the settings, bit 1 finds itself in its seed list or
+//	    has none, bit 2 has an IPv4 endpoint, bit 3 has an IPv6 endpoint
 //	 2  capabilities, uint16
 //	 4  udp port, vxlan port, kernel vxlan port, uint16 each
 //	10  inner MTU, uint16

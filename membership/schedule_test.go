@@ -16,7 +16,7 @@ import (
 
 // drawSim draws a cluster: how many nodes, how much room, what network, whose
 // clock is wrong by how much. Nobody is started.
-func drawSim(t *rapid.T) *sim {
+func drawSim(t *rapid.T, losses ...float64) *sim {
 	n := rapid.IntRange(2, 7).Draw(t, "nodes")
 	room := rapid.IntRange(1, 5).Draw(t, "log2 of the subnets")
 	var set Settings
@@ -29,7 +29,7 @@ func drawSim(t *rapid.T) *sim {
 		set = Settings{[]netip.Prefix{pfx("100.96.0.0/16"), netip.PrefixFrom(netip.MustParseAddr("fd96::"), 64-room)}, []int{24, 64}, 24 * time.Hour}
 	}
 	s := newSim(t, rapid.Uint64().Draw(t, "seed"), set)
-	s.loss = rapid.SampledFrom([]float64{0, 0.01, 0.1, 0.3}).Draw(t, "loss")
+	s.loss = rapid.SampledFrom(losses).Draw(t, "loss")
 	s.dup = rapid.SampledFrom([]float64{0, 0.3}).Draw(t, "duplication")
 	s.maxDelay = rapid.SampledFrom([]time.Duration{2, 50, 500}).Draw(t, "delay") * time.Millisecond
 	for range n {
@@ -123,9 +123,14 @@ func drawFaults(t *rapid.T, s *sim) (over time.Duration) {
 // TestScheduleCalm: nodes start at any time, over a network that loses,
 // delays, doubles and reorders; nothing worse. No held subnet moves, except for
 // static ones, and no two nodes ever use the same one.
+//
+// The loss is what gossip can make up for: among fewer than ten nodes a new
+// claim is sent 8 times by its owner, so that at a loss of 0.1 it reaches nobody
+// in one of 1e8 cases. At 0.3 that is one of 15,000, and two nodes then hold one
+// subnet for some seconds, until the digests have found it.
 func TestScheduleCalm(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := drawSim(t)
+		s := drawSim(t, 0, 0.01, 0.1)
 		drawStarts(t, s)
 		if rapid.Bool().Draw(t, "statics") {
 			drawStatics(t, s)
@@ -143,7 +148,7 @@ func TestScheduleCalm(t *testing.T) {
 // mixture. Once they are over the cluster settles.
 func TestScheduleFaults(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := drawSim(t)
+		s := drawSim(t, 0, 0.01, 0.1, 0.3)
 		drawStarts(t, s)
 		if rapid.Bool().Draw(t, "statics") {
 			drawStatics(t, s)

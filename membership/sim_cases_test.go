@@ -34,7 +34,7 @@ func (s *sim) subnets() string {
 func TestSimSixAtOnce(t *testing.T) {
 	for name, listed := range map[string]int{"all are seeds": 6, "one seed": 1} {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(20) {
+			for seed := range uint64(10) {
 				s := lab(t, seed, testSettings("100.96.0.0/16", "fd96::/48"), 6)
 				s.loss = 0.1
 				for i, n := range s.nodes {
@@ -52,7 +52,7 @@ func TestSimSixAtOnce(t *testing.T) {
 // TestSimAsManyAsSubnets: the last ones fight for what is left, and nobody goes
 // without.
 func TestSimAsManyAsSubnets(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(5) {
 		s := lab(t, seed, subnets(4), 16)
 		s.loss = 0.1
 		for _, n := range s.nodes {
@@ -234,6 +234,27 @@ func TestSimBackupOfAReleasedLease(t *testing.T) {
 			t.Fatalf("losses %v and %v", a.losses, c.losses)
 		}
 	}
+}
+
+// TestSimAllLeave: everybody leaves and comes back, the first one without seeds.
+// It remembers the others, and they wait for somebody to begin.
+func TestSimAllLeave(t *testing.T) {
+	s := lab(t, 1, oneNetwork, 3)
+	for i, n := range s.nodes {
+		n.lone, n.listed = i == 0, false
+		n.start()
+	}
+	s.runUntil("leases", 30*time.Second, s.allUpHold)
+	for _, n := range s.nodes {
+		n.leave()
+	}
+	s.run(10 * time.Second)
+	for _, n := range s.nodes {
+		n.start()
+	}
+	s.runUntil("leases again", 30*time.Second, s.allUpHold)
+	s.run(simSettle)
+	s.settled()
 }
 
 func TestSimRestarts(t *testing.T) {

@@ -84,7 +84,7 @@ func (s *sim) settled() {
 	}
 	// Without a node that may begin a cluster, and after the one that began it
 	// has gone for good, the others wait.
-	started := slices.ContainsFunc(live, func(n *simNode) bool { return n.leaser.synced || n.listed || n.elector.lone })
+	started := slices.ContainsFunc(live, func(n *simNode) bool { return n.leaser.synced || n.listed && (!n.elector.beside || len(live) > 1) })
 	for k, n := range live {
 		if n.store.digest != live[0].store.digest {
 			s.fail("nodes %d and %d hold other records:\n%v\n%v", live[0].i, n.i, describe(live[0].store), describe(n.store))

@@ -12,7 +12,7 @@ type simNode struct {
 	i      int
 	id     NodeID
 	lone   bool // has no seeds; the others have everybody's address
-	listed bool // finds itself in its seed list
+	listed bool // finds itself in its seed list, or has none
 	static []netip.Prefix
 	ahead  time.Duration // of its clock
 
@@ -95,8 +95,9 @@ func (n *simNode) start() {
 	n.syncing, n.syncAfter, n.lastMerge, n.held, n.everHeld = false, time.Time{}, time.Time{}, nil, false
 	n.peers = make([]simPeer, len(s.nodes))
 	n.leaser = newLeaser(n.id, s.settings, n.static, n.store, simSpread, n.disk.clone().claims, now)
-	lone := n.lone && !slices.Contains(n.disk.met, true)
-	n.elector = elector{id: n.id, wait: simElect, lone: lone, started: now}
+	n.listed = n.listed || n.lone
+	met := slices.Contains(n.disk.met, true)
+	n.elector = elector{id: n.id, wait: simElect, lone: n.lone && !met, resumes: n.lone && n.disk.holder, beside: n.lone && met, started: now}
 	n.work()
 	if got := len(n.leaser.held()); n.up && got != len(n.disk.claims) {
 		s.fail("node %d restarts with %d claims and uses %d of them at once", n.i, len(n.disk.claims), got)
@@ -484,10 +485,10 @@ func (n *simNode) elect(now time.Time) {
 	var others []candidate
 	for j, p := range n.peers {
 		if o := n.s.nodes[j]; p.alive {
-			others = append(others, candidate{o.id, p.holder, o.listed && !o.lone})
+			others = append(others, candidate{o.id, p.holder, o.listed})
 		}
 	}
-	if first, _ := n.elector.decide(now, n.listed && !n.lone, others); !first {
+	if first, _ := n.elector.decide(now, n.listed, others); !first {
 		return
 	}
 	n.s.logf("node %d acts as the first", n.i)
