@@ -41,6 +41,7 @@ func TestForgedLastVersion(t *testing.T) {
 // TestResumedFirstNodeWhosePeersAreGone begins again after a while: it has no
 // seeds, so nobody else ever will.
 func TestResumedFirstNodeWhosePeersAreGone(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, 1, nil).start()
 	b := newNode(t, 2, func(c *Config) { c.Seeds = []string{loopback(t, 1).String()} }).start()
 	waitFor(t, "leases", func() bool { return allHeld([]*node{a, b}) && agree([]*node{a, b}) })
@@ -57,6 +58,7 @@ func TestResumedFirstNodeWhosePeersAreGone(t *testing.T) {
 // TestNewcomerOfTheSameNameGivesWay also to a node that has its lease from an
 // earlier run and has met nobody yet.
 func TestNewcomerOfTheSameNameGivesWay(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, 1, func(c *Config) { c.Seeds = []string{loopback(t, 9).String()}; c.Elect = time.Hour })
 	a.start()
 	a.Stop(t.Context())
@@ -80,6 +82,7 @@ func TestNewcomerOfTheSameNameGivesWay(t *testing.T) {
 // TestSyncThatBringsNothing: exchanges with a node of another cluster that says
 // that it holds the settings do not follow each other without a pause.
 func TestSyncThatBringsNothing(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, 1, nil).start()
 	waitFor(t, "first lease", func() bool { return a.held() == 2 })
 	b := newNode(t, 2, func(c *Config) { c.Settings = testSettings("100.64.0.0/16") }).start()
