@@ -44,7 +44,7 @@ func (n *Node) Leases() Leases {
 		return l
 	}
 	m := n.mesh.Load()
-	for _, c := range m.view.Claims {
+	for _, c := range m.view.Claims() {
 		l.Leases = append(l.Leases, n.lease(m, c))
 	}
 	return l

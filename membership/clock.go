@@ -1,6 +1,9 @@
 package membership
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Stamp is a hybrid logical clock: milliseconds of Unix time in the upper 48
 // bits, a counter in the lower 16. Stamps of one node always grow, and a stamp
@@ -39,4 +42,43 @@ func (c *hybridClock) saw(s Stamp, now time.Time) {
 	if s <= stampOf(stampOf(now).Time().Add(maxStampAhead)) {
 		c.last = max(c.last, s)
 	}
+}
+
+// clockTolerance is how far the clocks of a cluster may be apart before a node
+// stops trusting its own. Expiries count in hours, so that a minute is nothing.
+const clockTolerance = time.Minute
+
+// clusterSkew is how far the cluster's time is ahead of this node's own clock,
+// given how far the other live nodes' clocks are. The cluster's time is the
+// upper median of all its clocks: a minority of broken ones moves nobody, and of
+// two the later is believed, since a clock that nobody has set stands in the
+// past. It may reorder ahead.
+func clusterSkew(ahead []time.Duration) time.Duration {
+	near := 1 // this node's own
+	for _, d := range ahead {
+		if d.Abs() <= clockTolerance {
+			near++
+		}
+	}
+	if n := len(ahead) + 1; near*2 > n {
+		return 0
+	}
+	ahead = append(ahead, 0)
+	slices.Sort(ahead)
+	if d := ahead[len(ahead)/2]; d.Abs() > clockTolerance {
+		return d
+	}
+	return 0
+}
+
+// unixMilli is a wall clock as it travels; before 1970 counts as 1970.
+func unixMilli(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
+
+// milliTime reads what unixMilli has written; ok is false for a time that no
+// clock shows, thousands of years ahead.
+func milliTime(ms uint64) (t time.Time, ok bool) {
+	if ms >= 1<<47 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(int64(ms)), true
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -21,8 +22,9 @@ var (
 	ErrStateCorrupt = errors.New("state file corrupt")
 )
 
-// The files in a state directory. node.json and lease.json matter; peers.json
-// is a convenience that is made anew when lost.
+// The files in a state directory. node.json is who this node is; a new identity
+// would leave the old one's subnet behind, so that a person has to decide when it
+// is broken. lease.json and peers.json can be had again from the other nodes.
 const (
 	lockFile  = "lock"
 	nodeFile  = "node.json"
@@ -61,6 +63,7 @@ type claimJSON struct {
 	Solo    bool         `json:"solo"`
 	Gen     uint64       `json:"gen"`
 	Stamp   uint64       `json:"stamp"`
+	Expiry  uint64       `json:"expiry"`
 }
 
 // rememberedPeer is where a peer was last met.
@@ -109,9 +112,32 @@ func (d *disk) identity(now time.Time) (nodeState, error) {
 	return n, d.write(nodeFile, n)
 }
 
+// newIdentity gives this machine another identity: without a lease, and with
+// these peers to begin with. The identity goes last: without it the rest is done
+// again.
+func (d *disk) newIdentity(peers []rememberedPeer, now time.Time) error {
+	if err := d.removeLease(); err != nil {
+		return err
+	}
+	if err := d.savePeers(peers); err != nil {
+		return err
+	}
+	return d.write(nodeFile, nodeState{NewNodeID(), uint64(max(now.Unix(), 1))})
+}
+
 // lease returns the settings and claims of the last run; found is false if
-// there was none.
-func (d *disk) lease(owner NodeID) (s Settings, claims []Claim, found bool, err error) {
+// there was none. A file that cannot be read is moved aside, which aside names:
+// the other nodes remember what it said.
+func (d *disk) lease(owner NodeID) (s Settings, claims []Claim, found bool, aside string, err error) {
+	s, claims, found, err = d.readLease(owner)
+	if errors.Is(err, ErrStateCorrupt) {
+		aside, err = d.moveAside(leaseFile)
+		return Settings{}, nil, false, aside, err
+	}
+	return s, claims, found, "", err
+}
+
+func (d *disk) readLease(owner NodeID) (s Settings, claims []Claim, found bool, err error) {
 	var l leaseState
 	if found, err = d.read(leaseFile, &l); err != nil || !found {
 		return s, nil, false, err
@@ -124,7 +150,10 @@ func (d *disk) lease(owner NodeID) (s Settings, claims []Claim, found bool, err 
 		return s, nil, false, d.corrupt(leaseFile, err)
 	}
 	for _, c := range l.Claims {
-		claim := Claim{Key: Key{c.Prefix, owner}, Version: c.Version, State: Held, Static: c.Static, Solo: c.Solo, Gen: c.Gen, Stamp: Stamp(c.Stamp)}
+		claim := Claim{
+			Key: Key{c.Prefix, owner}, Version: c.Version, State: Held, Static: c.Static, Solo: c.Solo,
+			Gen: c.Gen, Stamp: Stamp(c.Stamp), Expiry: c.Expiry,
+		}
 		if claim.check() != nil || !s.admits(claim) || c.Prefix.Masked() != c.Prefix {
 			return s, nil, false, d.corrupt(leaseFile, fmt.Errorf("the claim on %v is not valid", c.Prefix))
 		}
@@ -136,9 +165,29 @@ func (d *disk) lease(owner NodeID) (s Settings, claims []Claim, found bool, err 
 func (d *disk) saveLease(s Settings, claims []Claim) error {
 	l := leaseState{Settings: settingsJSON{s.Networks, s.SubnetLens, s.LeaseTime.String()}, Claims: []claimJSON{}}
 	for _, c := range claims {
-		l.Claims = append(l.Claims, claimJSON{c.Prefix, c.Version, c.Static, c.Solo, c.Gen, uint64(c.Stamp)})
+		l.Claims = append(l.Claims, claimJSON{c.Prefix, c.Version, c.Static, c.Solo, c.Gen, uint64(c.Stamp), c.Expiry})
 	}
 	return d.write(leaseFile, l)
+}
+
+// moveAside renames a file that cannot be understood, so that it is not
+// overwritten.
+func (d *disk) moveAside(name string) (aside string, err error) {
+	path := filepath.Join(d.dir, name)
+	for i := 1; ; i++ {
+		aside = path + ".corrupt"
+		if i > 1 {
+			aside += strconv.Itoa(i)
+		}
+		// Link fails if the name is taken, by an earlier one.
+		err := os.Link(path, aside)
+		if err == nil {
+			return aside, os.Remove(path)
+		}
+		if !errors.Is(err, fs.ErrExist) || i > 1000 {
+			return "", fmt.Errorf("state directory: %w", err)
+		}
+	}
 }
 
 func (d *disk) removeLease() error {
@@ -154,8 +203,8 @@ func (d *disk) removeLease() error {
 func (d *disk) peers() (peers []rememberedPeer, aside string, err error) {
 	found, err := d.read(peersFile, &peers)
 	if errors.Is(err, ErrStateCorrupt) {
-		aside = filepath.Join(d.dir, peersFile+".corrupt")
-		return nil, aside, os.Rename(filepath.Join(d.dir, peersFile), aside)
+		aside, err = d.moveAside(peersFile)
+		return nil, aside, err
 	}
 	if err != nil || !found {
 		return nil, "", err

@@ -169,7 +169,7 @@ func TestDiskIdentityRefused(t *testing.T) {
 func TestDiskLeaseRoundTrip(t *testing.T) {
 	dir := t.TempDir()
 	d := openTestDisk(t, dir)
-	if _, _, found, err := d.lease(goldenOwner); found || err != nil {
+	if _, _, found, _, err := d.lease(goldenOwner); found || err != nil {
 		t.Errorf("a lease in an empty directory: %v", err)
 	}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -177,7 +177,7 @@ func TestDiskLeaseRoundTrip(t *testing.T) {
 		want.LeaseTime = time.Duration(rapid.Int64Range(1, 1e6).Draw(rt, "seconds")) * time.Second
 		var claims []Claim
 		for _, c := range rapid.SliceOfN(genClaim(), 0, 2).Draw(rt, "claims") {
-			c.Owner, c.State, c.Static, c.Expiry = goldenOwner, Held, true, 0
+			c.Owner, c.State, c.Static = goldenOwner, Held, true
 			c.Stamp = Stamp(rapid.Uint64Min(1).Draw(rt, "stamp"))
 			c.Version = rapid.Uint64Range(1, maxCounter).Draw(rt, "version")
 			claims = append(claims, c)
@@ -185,7 +185,7 @@ func TestDiskLeaseRoundTrip(t *testing.T) {
 		if err := d.saveLease(want, claims); err != nil {
 			rt.Fatal(err)
 		}
-		s, got, found, err := d.lease(goldenOwner)
+		s, got, found, _, err := d.lease(goldenOwner)
 		if err != nil || !found || !s.Equal(want) {
 			rt.Fatalf("%v %v %v", s, found, err)
 		}
@@ -209,13 +209,14 @@ func TestDiskLeaseRefused(t *testing.T) {
 	for name, content := range map[string]string{
 		"no settings":          `{"claims":[]}`,
 		"lease time":           `{"settings":{"networks":["100.96.0.0/16"],"subnet_lens":[24],"lease_time":"soon"}}`,
-		"outside the network":  `{` + settings + `,"claims":[{"prefix":"100.97.1.0/24","version":1,"gen":1,"stamp":1}]}`,
-		"host bits":            `{` + settings + `,"claims":[{"prefix":"100.96.1.1/24","version":1,"gen":1,"stamp":1}]}`,
-		"no stamp":             `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","version":1,"gen":1}]}`,
-		"version 0":            `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","gen":1,"stamp":1}]}`,
-		"another length":       `{` + settings + `,"claims":[{"prefix":"100.96.1.0/25","version":1,"gen":1,"stamp":1}]}`,
-		"version over a limit": `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","version":4611686018427387905,"gen":1,"stamp":1}]}`,
-		"no prefix":            `{` + settings + `,"claims":[{"version":1,"gen":1,"stamp":1}]}`,
+		"outside the network":  `{` + settings + `,"claims":[{"prefix":"100.97.1.0/24","version":1,"gen":1,"stamp":1,"expiry":9}]}`,
+		"host bits":            `{` + settings + `,"claims":[{"prefix":"100.96.1.1/24","version":1,"gen":1,"stamp":1,"expiry":9}]}`,
+		"no stamp":             `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","version":1,"gen":1,"expiry":9}]}`,
+		"version 0":            `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","gen":1,"stamp":1,"expiry":9}]}`,
+		"another length":       `{` + settings + `,"claims":[{"prefix":"100.96.1.0/25","version":1,"gen":1,"stamp":1,"expiry":9}]}`,
+		"version over a limit": `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","version":4611686018427387905,"gen":1,"stamp":1,"expiry":9}]}`,
+		"no expiry":            `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","version":1,"gen":1,"stamp":1}]}`,
+		"no prefix":            `{` + settings + `,"claims":[{"version":1,"gen":1,"stamp":1,"expiry":9}]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := openTestDisk(t, t.TempDir())
@@ -223,8 +224,20 @@ func TestDiskLeaseRefused(t *testing.T) {
 			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, claims, _, err := d.lease(goldenOwner); !errors.Is(err, ErrStateCorrupt) {
-				t.Errorf("%v, %v", claims, err)
+			for i, want := range []string{path + ".corrupt", path + ".corrupt2"} {
+				_, claims, found, aside, err := d.lease(goldenOwner)
+				if err != nil || found || claims != nil || aside != want {
+					t.Fatalf("try %d: %v, %v, moved to %q: %v", i, claims, found, aside, err)
+				}
+				if b, _ := os.ReadFile(aside); string(b) != content {
+					t.Errorf("aside lies %q", b)
+				}
+				if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("it is still there: %v", err)
+				}
+				if err := os.WriteFile(path, []byte(content), 0o600); err != nil { // and again
+					t.Fatal(err)
+				}
 			}
 		})
 	}

@@ -61,12 +61,13 @@ func genClaim() *rapid.Generator[Claim] {
 			Solo:    rapid.Bool().Draw(t, "solo"),
 			Gen:     rapid.Uint64Range(1, 3).Draw(t, "gen"),
 		}
-		if c.State == Held {
+		switch c.State {
+		case Held:
 			c.Stamp = Stamp(rapid.Uint64Range(1, 3).Draw(t, "stamp"))
+		case Released:
+			c.Stamp = Stamp(rapid.Uint64Range(0, 1).Draw(t, "stamp"))
 		}
-		if c.State == Released {
-			c.Expiry = uint64(simEpoch.Unix()) + rapid.Uint64Range(1, 3).Draw(t, "expiry")
-		}
+		c.Expiry = uint64(simEpoch.Unix()) + rapid.Uint64Range(1, 3).Draw(t, "expiry")
 		return c
 	})
 }
@@ -82,7 +83,7 @@ func genAnyClaim() *rapid.Generator[Claim] {
 		a = a.Unmap()
 		owner := NodeID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "owner"))
 		owner[0] |= 1
-		return Claim{
+		c := Claim{
 			Key:     Key{netip.PrefixFrom(a, rapid.IntRange(1, a.BitLen()).Draw(t, "length")).Masked(), owner},
 			Version: rapid.Uint64Range(1, maxCounter).Draw(t, "version"),
 			State:   ClaimState(rapid.IntRange(1, 3).Draw(t, "state")),
@@ -90,8 +91,12 @@ func genAnyClaim() *rapid.Generator[Claim] {
 			Solo:    rapid.Bool().Draw(t, "solo"),
 			Gen:     rapid.Uint64Range(1, maxCounter).Draw(t, "gen"),
 			Stamp:   Stamp(rapid.Uint64Min(1).Draw(t, "stamp")),
-			Expiry:  rapid.Uint64().Draw(t, "expiry"),
+			Expiry:  rapid.Uint64Range(1, maxCounter).Draw(t, "expiry"),
 		}
+		if c.State == Tentative {
+			c.Stamp = 0
+		}
+		return c
 	})
 }
 

@@ -27,7 +27,10 @@ type (
 	digestMsg struct {
 		from   memberlist.Node
 		digest uint64
+		clock  time.Time // the other's
 	}
+	// conflict: another node has our name at another address.
+	conflict struct{ addr netip.AddrPort }
 )
 
 // delegate is memberlist's view of a Member. Its methods run under memberlist's
@@ -35,10 +38,11 @@ type (
 type delegate struct{ m *Member }
 
 var (
-	_ memberlist.Delegate      = delegate{}
-	_ memberlist.EventDelegate = delegate{}
-	_ memberlist.AliveDelegate = delegate{}
-	_ memberlist.PingDelegate  = delegate{}
+	_ memberlist.Delegate         = delegate{}
+	_ memberlist.EventDelegate    = delegate{}
+	_ memberlist.AliveDelegate    = delegate{}
+	_ memberlist.PingDelegate     = delegate{}
+	_ memberlist.ConflictDelegate = delegate{}
 )
 
 func (d delegate) NotifyJoin(n *memberlist.Node)   { d.m.inbox.put(nodeUp{copyNode(n)}) }
@@ -68,7 +72,7 @@ func (d delegate) NotifyMsg(b []byte) {
 	d.m.inbox.putMessage(gossipMsg{append([]byte(nil), b...)})
 }
 
-func (d delegate) MergeRemoteState(b []byte, join bool) { d.m.inbox.put(fullState{b}) }
+func (d delegate) MergeRemoteState(b []byte, join bool) { d.m.inbox.putState(fullState{b}) }
 
 func (d delegate) LocalState(join bool) []byte { return d.m.encodeAll() }
 
@@ -77,14 +81,28 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 }
 
 // AckPayload carries the digest of our records in every answer to a ping, so
-// that a record that gossip missed is noticed within seconds.
+// that a record that gossip missed is noticed within seconds, and our clock.
 func (d delegate) AckPayload() []byte {
-	return binary.BigEndian.AppendUint64(nil, d.m.digest.Load())
+	b := binary.BigEndian.AppendUint64(nil, d.m.digest.Load())
+	return binary.BigEndian.AppendUint64(b, unixMilli(time.Now()))
 }
 
 func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, payload []byte) {
-	if len(payload) == 8 {
-		d.m.inbox.putMessage(digestMsg{copyNode(n), binary.BigEndian.Uint64(payload)})
+	if len(payload) != 16 {
+		return
+	}
+	if clock, ok := milliTime(binary.BigEndian.Uint64(payload[8:])); ok {
+		d.m.inbox.putMessage(digestMsg{copyNode(n), binary.BigEndian.Uint64(payload), clock})
+	}
+}
+
+// NotifyConflict is told of two nodes with one name; only our own is of interest.
+func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
+	if existing.Name != gossipName(d.m.id, d.m.boot) {
+		return
+	}
+	if a, ok := netip.AddrFromSlice(other.Addr); ok {
+		d.m.inbox.putMessage(conflict{netip.AddrPortFrom(a.Unmap(), other.Port)})
 	}
 }
 
@@ -167,7 +185,7 @@ func (m *Member) createMemberlist(ctx context.Context) (*memberlist.Memberlist, 
 	c.GossipInterval = gossipInterval
 	c.Label = m.cfg.Cluster
 	d := delegate{m}
-	c.Delegate, c.Events, c.Alive, c.Ping = d, d, d, d
+	c.Delegate, c.Events, c.Alive, c.Ping, c.Conflict = d, d, d, d, d
 	c.Logger = log.New(gossipLog{m.log}, "", 0)
 	if len(m.cfg.Keys) > 0 {
 		ring, err := memberlist.NewKeyring(m.cfg.Keys, m.cfg.Keys[0])

@@ -2,9 +2,13 @@ package membership
 
 import "sync"
 
-// maxInboxMessages bounds what the network can put into the inbox. What is
-// dropped there is found again by the digest and the periodic full exchange.
-const maxInboxMessages = 8192
+// maxInboxMessages and maxInboxStates bound what the network can put into the
+// inbox. What is dropped there is found again by the digest and the periodic full
+// exchange. A full state has some 70 bytes for each record.
+const (
+	maxInboxMessages = 8192
+	maxInboxStates   = 64
+)
 
 // inbox takes what memberlist tells, under its lock and from many goroutines,
 // and hands it to the one goroutine that works it off. Putting never blocks.
@@ -13,6 +17,7 @@ type inbox struct {
 	mu       sync.Mutex
 	items    []any
 	messages int
+	states   int
 	dropped  uint64
 	signal   chan struct{}
 }
@@ -27,14 +32,19 @@ func (b *inbox) put(item any) {
 }
 
 // putMessage is put for what a stranger may send at any rate.
-func (b *inbox) putMessage(item any) {
+func (b *inbox) putMessage(item any) { b.putBounded(item, &b.messages, maxInboxMessages) }
+
+// putState is putMessage for another node's full state.
+func (b *inbox) putState(item any) { b.putBounded(item, &b.states, maxInboxStates) }
+
+func (b *inbox) putBounded(item any, count *int, limit int) {
 	b.mu.Lock()
-	if b.messages >= maxInboxMessages {
+	if *count >= limit {
 		b.dropped++
 		b.mu.Unlock()
 		return
 	}
-	b.messages++
+	*count++
 	b.items = append(b.items, item)
 	b.mu.Unlock()
 	b.wake()
@@ -52,6 +62,6 @@ func (b *inbox) take() []any {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	items := b.items
-	b.items, b.messages = nil, 0
+	b.items, b.messages, b.states = nil, 0, 0
 	return items
 }

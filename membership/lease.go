@@ -3,9 +3,8 @@ package membership
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
-
-	"github.com/gaissmai/bart"
 )
 
 // leaser is the protocol by which this node gets and keeps its subnets. It is
@@ -20,7 +19,8 @@ import (
 //	 +--------------------------------+<------- beaten for the spreading time -------+
 //
 // A node that restarts with a lease begins at held. A static subnet that is
-// beaten while tentative is fatal, and one that is beaten later stays none.
+// beaten while tentative is fatal, and one that is beaten later stays none. An
+// eviction goes the same way up to where its claim would become held.
 type leaser struct {
 	id       NodeID
 	settings Settings
@@ -29,11 +29,20 @@ type leaser struct {
 	clock    hybridClock
 	slots    []*slot
 
+	// skew is how far the cluster's time is ahead of the now that is given.
+	skew time.Duration
+	// live reports whether a node is known to live now; nil: none is.
+	live func(NodeID) bool
 	// alone: no other node is known to live now; everAlone: none was ever seen.
 	alone, everAlone bool
 	// synced: has merged in full with a node that holds the settings (or is the
 	// first node) since this boot.
 	synced bool
+	left   bool // has released everything for good
+
+	// When expire has looked at the clock, what it showed, and when void records
+	// are looked for again.
+	expireSeen, expireWall, expireNext time.Time
 
 	effects []effect
 }
@@ -45,6 +54,7 @@ const maxLeaseWrites = 1 << 32
 type slot struct {
 	space  space
 	static netip.Prefix // valid: this subnet and no other
+	evict  bool         // made by leaser.evict, to end somebody's claim
 
 	state     slotState
 	claim     Claim     // ours, unless state is slotNone
@@ -53,6 +63,7 @@ type slot struct {
 	syncAsked bool      // it has begun
 	syncDone  bool      // it has ended well
 	beaten    time.Time // since when the held claim has been beaten, zero if it is not
+	doubted   time.Time // when it was found that an earlier life had released it
 	refused   map[netip.Prefix]bool
 	full      bool // no subnet was free at the last try
 	lostLoud  bool // a static subnet was lost and said so
@@ -84,6 +95,7 @@ const (
 	effectLost                      // prefix is not ours any more
 	effectFatal                     // cannot go on: reason
 	effectFull                      // no subnet is free
+	effectEvicted                   // the eviction of prefix has ended; reason: why it failed, empty if it has not
 )
 
 // newLeaser makes a leaser that resumes the held claims of an earlier run.
@@ -96,31 +108,9 @@ func newLeaser(id NodeID, s Settings, static []netip.Prefix, st *store, spread t
 				sl.static = p
 			}
 		}
-		for _, c := range resume {
-			fits := c.Owner == id && c.State == Held && s.admits(c) && n.Contains(c.Prefix.Addr())
-			if sl.static.IsValid() {
-				fits = fits && c.Static && c.Prefix == sl.static
-			} else {
-				fits = fits && !c.Static
-			}
-			if fits && sl.state == slotNone {
-				sl.state, sl.claim = slotHeld, c
-				l.clock.saw(c.Stamp, now)
-				l.write(sl, now)
-				l.emit(effect{kind: effectHeld, prefix: c.Prefix, reason: "kept from the last run"})
-			}
-		}
 		l.slots = append(l.slots, sl)
 	}
-	// What an earlier run held and this one does not want is given back.
-	for _, c := range resume {
-		if c.Owner == id && !l.owns(c.Prefix) && s.admits(c) {
-			c.State, c.Version = Released, c.Version+1
-			c.Expiry = l.tombstoneExpiry(now)
-			l.put(c, now)
-			l.emit(effect{kind: effectPersist}) // or the next start takes it up again
-		}
-	}
+	l.resume(resume, now)
 	return l
 }
 
@@ -135,81 +125,10 @@ func (l *leaser) owns(p netip.Prefix) bool {
 
 func (l *leaser) emit(e effect) { l.effects = append(l.effects, e) }
 
-// put merges a claim of our own and publishes it.
-func (l *leaser) put(c Claim, now time.Time) {
-	if old, ok := l.store.claims[c.Key]; ok && c.Version <= old.Version {
-		c.Version = old.Version + 1
-	}
-	if _, err := l.store.merge(c, now); err != nil {
-		// Our own tombstones fill our share: nobody needs the record.
-		return
-	}
-	l.emit(effect{kind: effectPublish, key: c.Key})
-}
-
-// write publishes the slot's claim, above any version of it that is known.
-func (l *leaser) write(s *slot, now time.Time) {
-	if old, ok := l.store.claims[s.claim.Key]; ok {
-		if old == s.claim {
-			return
-		}
-		s.claim.Version = max(s.claim.Version, old.Version+1)
-	}
-	l.put(s.claim, now)
-}
-
-func (l *leaser) tombstoneExpiry(now time.Time) uint64 {
-	return uint64(max(now.Add(l.settings.LeaseTime).Unix(), 1))
-}
-
-// merge takes in a claim of another node, or an echo of one of our own.
-func (l *leaser) merge(c Claim, now time.Time) (changed bool, err error) {
-	if !l.settings.admits(c) {
-		return false, errRecordNetwork
-	}
-	if c.Owner == l.id {
-		return l.mergeOwn(c, now), nil
-	}
-	changed, err = l.store.merge(c, now)
-	if changed {
-		l.clock.saw(c.Stamp, now)
-	}
-	return changed, err
-}
-
-// mergeOwn meets a record that bears our name. We are its only writer, so one
-// that we did not write last comes from our own past, from a restored backup
-// or from a clone: the truth is published above it.
-func (l *leaser) mergeOwn(c Claim, now time.Time) (changed bool) {
-	old, known := l.store.claims[c.Key]
-	if known && !newer(c, old) {
-		return false
-	}
-	for _, s := range l.slots {
-		if s.state != slotNone && s.claim.Key == c.Key {
-			if c.Version >= maxCounter-maxLeaseWrites {
-				// Nothing can be published above this: the prefix is lost.
-				l.emit(effect{kind: effectLost, prefix: c.Prefix, reason: "somebody wrote the last possible version of our claim"})
-				s.refused[c.Prefix] = true
-				s.state, s.claim = slotNone, Claim{}
-				l.store.merge(c, now)
-				l.emit(effect{kind: effectPersist})
-				return true
-			}
-			s.claim.Version = c.Version + 1
-			l.emit(effect{kind: effectPersist})
-			l.put(s.claim, now)
-			return true
-		}
-	}
-	if c.State == Released || c.Version >= maxCounter-maxLeaseWrites { // a tombstone of ours, from before the store was lost
-		changed, _ = l.store.merge(c, now)
-		return changed
-	}
-	c.State, c.Version = Released, c.Version+1
-	c.Expiry = l.tombstoneExpiry(now)
-	l.put(c, now)
-	return true
+// take returns what is to be done and forgets it.
+func (l *leaser) take() (todo []effect) {
+	todo, l.effects = l.effects, nil
+	return todo
 }
 
 // syncStarted is told that a sync that was asked for is under way now.
@@ -259,21 +178,27 @@ func (l *leaser) others(alive bool) {
 
 func (l *leaser) accepted(s *slot) bool { return l.beatenBy(s) == nil }
 
-// beatenBy returns an accepted claim that keeps the slot's claim from being
-// accepted, nil if there is none. Not every accepted claim that overlaps ours
-// does: of a wide one's losers some may overlap no winner.
+// beatenBy returns the claim that keeps the slot's claim from being accepted,
+// nil if there is none. Not every accepted claim that overlaps ours does: of a
+// wide one's losers some may overlap no winner. And a later generation that was
+// given up does, though it owns nothing.
 func (l *leaser) beatenBy(s *slot) *ClaimInfo {
-	all := l.store.owners()
-	for i := range all {
-		if all[i].Key == s.claim.Key {
-			if all[i].Accepted {
-				return nil
+	claims := l.store.on(s.claim.Prefix)
+	for i := range claims {
+		if c := &claims[i]; c.Owner == l.id && c.Accepted {
+			return nil
+		}
+	}
+	for _, g := range l.store.overlapping(s.claim.Prefix) {
+		for i := range g.claims {
+			if c := &g.claims[i]; c.Accepted && compareClaims(c.Claim, s.claim) < 0 {
+				return c
 			}
-			for j := range all {
-				if all[j].Accepted && all[j].Prefix.Overlaps(s.claim.Prefix) && compareClaims(all[j].Claim, s.claim) < 0 {
-					return &all[j]
-				}
-			}
+		}
+	}
+	for i := range claims {
+		if c := &claims[i]; c.ends(s.claim) {
+			return c
 		}
 	}
 	return &ClaimInfo{Claim: s.claim, Why: "the claim is not in the store"}
@@ -307,24 +232,16 @@ func (l *leaser) step(now time.Time) (todo []effect, next time.Time) {
 			l.stepHeld(s, now, at)
 		}
 	}
-	todo, l.effects = l.effects, nil
-	return todo, next
+	l.slots = slices.DeleteFunc(l.slots, func(s *slot) bool { return s.evict && s.state == slotNone })
+	return l.take(), next
 }
 
 // claim picks a subnet and publishes a tentative claim on it.
 func (l *leaser) claim(s *slot, now time.Time) {
 	p := s.static
 	if !p.IsValid() {
-		var taken bart.Table[int]
-		for k, c := range l.store.claims {
-			// A key of ours whose version cannot be raised is lost, too.
-			spent := c.Owner == l.id && c.Version >= maxCounter-maxLeaseWrites
-			if c.State != Released || spent {
-				taken.Insert(k.Prefix, 0)
-			}
-		}
 		var ok bool
-		if p, ok = l.pick(s, &taken); !ok {
+		if p, ok = l.pick(s, now); !ok {
 			if len(s.refused) > 0 { // what was refused once may be free again
 				clear(s.refused)
 			}
@@ -344,32 +261,21 @@ func (l *leaser) claim(s *slot, now time.Time) {
 		return
 	}
 	s.full = false
-	gen := uint64(1)
-	for k, c := range l.store.claims {
-		if k.Prefix == p {
-			gen = max(gen, c.Gen+1)
-		}
-	}
-	s.claim = Claim{Key: Key{p, l.id}, Version: 1, State: Tentative, Static: s.static.IsValid(), Solo: l.everAlone, Gen: min(gen, maxCounter)}
-	s.state, s.since, s.wantSync, s.syncAsked, s.syncDone = slotTentative, now, false, false, false
-	l.write(s, now)
+	l.tentative(s, p, s.static.IsValid(), now)
 }
 
-// pick chooses a free subnet for the slot. A node whose share of the store is
-// full of its own tombstones takes one of those up again: a record under a new
-// key would be refused, here and by others.
-func (l *leaser) pick(s *slot, taken *bart.Table[int]) (netip.Prefix, bool) {
-	if l.store.perOwner[l.id] < maxRecordsPerOwner {
-		return s.space.pick(l.id, taken, s.refused)
+// tentative publishes a tentative claim of a new generation.
+func (l *leaser) tentative(s *slot, p netip.Prefix, static bool, now time.Time) {
+	gen := uint64(1)
+	for _, c := range l.store.on(p) {
+		gen = max(gen, c.Gen+1)
 	}
-	for _, c := range l.store.owners() {
-		p := c.Prefix
-		ours := c.Owner == l.id && c.State == Released && p.Bits() == s.space.length && s.space.network.Contains(p.Addr())
-		if ours && !s.refused[p] && !taken.OverlapsPrefix(p) {
-			return p, true
-		}
+	s.claim = Claim{
+		Key: Key{p, l.id}, Version: 1, State: Tentative, Static: static, Solo: l.everAlone && !s.evict,
+		Gen: min(gen, maxCounter), Expiry: seconds(l.wall(now)) + uint64(tentativeTime/time.Second),
 	}
-	return netip.Prefix{}, false
+	s.state, s.since, s.wantSync, s.syncAsked, s.syncDone = slotTentative, now, false, false, false
+	l.write(s, now)
 }
 
 // staticHolder returns the accepted static claim of another node that overlaps
@@ -393,6 +299,15 @@ func staticTaken(p netip.Prefix, by *ClaimInfo) string {
 
 func (l *leaser) stepTentative(s *slot, now time.Time, at func(time.Time)) {
 	if by := l.beatenBy(s); by != nil {
+		if s.evict {
+			l.endEviction(s, by, now)
+			return
+		}
+		if by.State == Released { // only a generation too low: again
+			l.release(s, now)
+			at(now)
+			return
+		}
 		if s.claim.Static {
 			l.emit(effect{kind: effectFatal, reason: staticTaken(s.claim.Prefix, by)})
 			l.release(s, now)
@@ -404,6 +319,7 @@ func (l *leaser) stepTentative(s *slot, now time.Time, at func(time.Time)) {
 		at(now)
 		return
 	}
+	at(l.renew(s, now))
 	if !l.alone {
 		if ready := s.since.Add(l.spread); now.Before(ready) {
 			at(ready)
@@ -416,75 +332,18 @@ func (l *leaser) stepTentative(s *slot, now time.Time, at func(time.Time)) {
 			return
 		}
 	}
+	s.claim.Stamp = l.clock.next(l.wall(now))
+	if s.evict {
+		l.endEviction(s, nil, now)
+		return
+	}
 	s.state = slotHeld
 	s.claim.State = Held
-	s.claim.Stamp = l.clock.next(now)
+	s.claim.Expiry = l.freshExpiry(now)
 	s.claim.Version++
 	clear(s.refused)
 	l.emit(effect{kind: effectPersist})
 	l.write(s, now)
 	l.emit(effect{kind: effectHeld, prefix: s.claim.Prefix, reason: "claimed"})
-}
-
-func (l *leaser) stepHeld(s *slot, now time.Time, at func(time.Time)) {
-	by := l.beatenBy(s)
-	if by == nil {
-		s.beaten = time.Time{}
-		return
-	}
-	if s.beaten.IsZero() {
-		s.beaten = now
-	}
-	if ready := s.beaten.Add(l.spread); now.Before(ready) {
-		at(ready)
-		return
-	}
-	s.beaten = time.Time{}
-	p := s.claim.Prefix
-	reason := fmt.Sprintf("node %v owns %v by a stronger claim", by.Owner, by.Prefix)
-	s.lostLoud = s.claim.Static
-	if s.lostLoud {
-		reason += "; the static subnet is not replaced: give this node another --subnet"
-	}
-	l.emit(effect{kind: effectLost, prefix: p, reason: reason})
-	l.release(s, now)
-	l.emit(effect{kind: effectPersist})
-	at(now)
-}
-
-// release gives the slot's claim up.
-func (l *leaser) release(s *slot, now time.Time) {
-	c := s.claim
-	s.state, s.claim = slotNone, Claim{}
-	c.State = Released
-	c.Version++
-	c.Expiry = l.tombstoneExpiry(now)
-	l.put(c, now)
-}
-
-// leave releases everything for good.
-func (l *leaser) leave(now time.Time) []effect {
-	for _, s := range l.slots {
-		if s.state == slotNone {
-			continue
-		}
-		l.release(s, now) // no event: somebody asked for it
-	}
-	l.synced = false
-	l.emit(effect{kind: effectPersist})
-	var todo []effect
-	todo, l.effects = l.effects, nil
-	return todo
-}
-
-// held returns the claims to be persisted: what would be used at once after a
-// restart.
-func (l *leaser) held() []Claim {
-	var out []Claim
-	for _, s := range l.slots {
-		if s.state == slotHeld {
-			out = append(out, s.claim)
-		}
-	}
-	return out
+	at(l.renew(s, now))
 }

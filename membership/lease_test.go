@@ -70,7 +70,7 @@ func (d *driven) heldClaim() Claim {
 }
 
 func kinds(todo []effect) string {
-	names := []string{"publish", "persist", "sync", "held", "lost", "fatal", "full"}
+	names := []string{"publish", "persist", "sync", "held", "lost", "fatal", "full", "evicted"}
 	var out []string
 	for _, e := range todo {
 		out = append(out, names[e.kind])

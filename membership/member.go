@@ -32,6 +32,7 @@ type Member struct {
 	changed chan struct{}
 	meta    atomic.Pointer[[]byte]
 	digest  atomic.Uint64
+	skew    atomic.Int64 // of the cluster's time, nanoseconds
 	refused refusals
 	inbox   *inbox
 	// numMembers is how many nodes are alive, this one among them.
@@ -54,13 +55,20 @@ type Member struct {
 	syncAfter time.Time
 	lastMerge time.Time // when the store last changed
 	// differ are the digests of others that differ from differOwn, ours.
-	differ    map[uint64]retry
-	differOwn uint64
-	dirty     bool      // the view must be made anew
-	savePeers time.Time // when remembered peers are written next, zero if unchanged
-	metaBusy  bool      // an UpdateNode is under way
-	waitSaid  bool
-	otherSaid bool // another cluster was met and said so
+	differ     map[uint64]retry
+	differOwn  uint64
+	dirty      bool            // the view must be made anew
+	changes    map[NodeID]bool // members that have changed since the last view
+	peers      []*Peer         // of the last view; never changed in place
+	nextSkew   time.Time       // when the clocks are compared again
+	skewSaid   bool            // a wrong clock was found and said so
+	nextForget time.Time       // when members are looked over again
+	cloneTest  bool            // it is being found out whether another node has our identity
+	evictions  map[netip.Prefix]chan error
+	savePeers  time.Time // when remembered peers are written next, zero if unchanged
+	metaBusy   bool      // an UpdateNode is under way
+	waitSaid   bool
+	otherSaid  bool // another cluster was met and said so
 
 	list    *memberlist.Memberlist
 	keyring *memberlist.Keyring // nil without keys; not changed after Start
@@ -76,11 +84,22 @@ type Member struct {
 
 // member is another node as gossip knows it, at its highest boot.
 type member struct {
+	life
+	state State
+	since time.Time
+	// earlier are lower boots that gossip takes for alive: mostly the node's own
+	// past, which is soon found dead.
+	earlier []life
+	// clock is what its wall clock showed when ours was clockAt, zero if that is
+	// not known.
+	clock, clockAt time.Time
+}
+
+// life is one boot of a node.
+type life struct {
 	boot   uint64
 	meta   meta
 	gossip netip.AddrPort
-	state  State
-	since  time.Time
 }
 
 // maxMembers bounds the nodes kept, dead ones among them.
@@ -114,6 +133,7 @@ func New(cfg Config) (*Member, error) {
 		changed: make(chan struct{}, 1), inbox: newInbox(),
 		store: newStore(), queue: newBroadcastQueue(gossipRetransmit),
 		members: make(map[NodeID]*member), targets: make(map[string]*target),
+		changes: make(map[NodeID]bool), evictions: make(map[netip.Prefix]chan error),
 		stop: make(chan stopRequest), done: make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -135,9 +155,12 @@ func (m *Member) load(now time.Time) error {
 		return err
 	}
 	m.id, m.boot = n.ID, n.Boot
-	s, claims, found, err := m.disk.lease(m.id)
+	s, claims, found, aside, err := m.disk.lease(m.id)
 	if err != nil {
 		return err
+	}
+	if aside != "" {
+		m.log.Warn("the lease file could not be read and was moved aside; the other nodes are asked for the lease", "file", aside)
 	}
 	switch {
 	case found && s.Equal(m.cfg.Settings):
@@ -197,6 +220,7 @@ func (m *Member) Start() error {
 	now := time.Now()
 	m.leaser = newLeaser(m.id, m.cfg.Settings, m.cfg.Static, m.store, m.cfg.Spread, m.resumed, now)
 	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, beside: len(m.cfg.Seeds) == 0 && len(m.remembered) > 0, started: now}
+	m.leaser.live = m.isAlive
 	m.findSelf()
 	m.setMeta()
 	m.digest.Store(m.store.digest)
@@ -294,13 +318,15 @@ func (m *Member) work(now time.Time) (next time.Time, err error) {
 		}
 	}
 	next = m.dial(now)
+	m.compareClocks(now)
+	m.forget(now)
 	if err := m.elect(now); err != nil {
 		return next, err
 	}
 	wantSync := m.holderKnown() && !m.leaser.synced
 
 	m.mu.Lock()
-	if m.store.expire(now) {
+	if m.leaser.expire(now) {
 		m.dirty = true
 	}
 	m.leaser.others(m.anyAlive())
@@ -350,6 +376,8 @@ func (m *Member) do(e effect) error {
 		m.cfg.OnEvent(Event{LeaseLost, e.prefix, e.reason})
 	case effectFull:
 		m.warn(e.reason)
+	case effectEvicted:
+		m.evictionEnded(e)
 	case effectFatal:
 		return fmt.Errorf("%w: %s", ErrSubnetTaken, e.reason)
 	}
@@ -408,6 +436,11 @@ func (m *Member) holderKnown() bool {
 	return false
 }
 
+func (m *Member) isAlive(id NodeID) bool {
+	p := m.members[id]
+	return p != nil && p.state == StateAlive
+}
+
 func (m *Member) anyAlive() bool {
 	for _, p := range m.members {
 		if p.state == StateAlive {
@@ -434,6 +467,9 @@ func (m *Member) beginEnd(release bool) {
 		if err := m.disk.removeLease(); err != nil {
 			m.log.Warn("the released lease could not be removed from disk", "error", err)
 		}
+	}
+	for _, reply := range m.evictions {
+		reply <- errors.New("this node stops")
 	}
 	m.rememberPeersNow()
 	m.makeView()

@@ -191,7 +191,7 @@ func TestFirstNodeHoldsAtOnce(t *testing.T) {
 	if d := time.Since(began); d > n.cfg.Spread {
 		t.Errorf("a lone first node waited %v, as if there were somebody to hear it", d)
 	}
-	for _, c := range n.View().Claims {
+	for _, c := range n.View().Claims() {
 		if !c.Solo || !c.Accepted || c.State != Held || c.Stamp == 0 || c.Gen != 1 {
 			t.Errorf("claim %+v", c)
 		}
@@ -274,7 +274,7 @@ func TestLeaveReleases(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "the peer to be gone", func() bool { return a.peer(b.ID()) == nil })
-	for _, c := range a.View().Claims {
+	for _, c := range a.View().Claims() {
 		if c.Owner == b.ID() && (c.State != Released || c.Accepted) {
 			t.Errorf("claim %+v after leaving", c)
 		}
@@ -375,7 +375,7 @@ func TestStateDirectory(t *testing.T) {
 			t.Errorf("second New: %v", err)
 		}
 	})
-	for _, file := range []string{nodeFile, leaseFile} {
+	for _, file := range []string{nodeFile} {
 		for what, content := range map[string]string{"empty": "", "cut": `{"id":"00`, "wrong": `{"id":"00000000000000000000000000000000"}`} {
 			t.Run(file+" "+what, func(t *testing.T) {
 				n := newNode(t, 1, nil)
@@ -391,18 +391,26 @@ func TestStateDirectory(t *testing.T) {
 			})
 		}
 	}
-	t.Run("peers are moved aside", func(t *testing.T) {
-		n := newNode(t, 1, nil)
-		os.WriteFile(filepath.Join(n.cfg.StateDir, peersFile), []byte("["), 0o600)
-		m, err := New(n.cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Stop(t.Context())
-		if _, err := os.Stat(filepath.Join(n.cfg.StateDir, peersFile+".corrupt")); err != nil {
-			t.Error(err)
-		}
-	})
+	for _, file := range []string{leaseFile, peersFile} {
+		t.Run(file+" is moved aside", func(t *testing.T) {
+			n := newNode(t, 1, nil)
+			os.WriteFile(filepath.Join(n.cfg.StateDir, file), []byte("["), 0o600)
+			var log strings.Builder
+			n.cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			m, err := New(n.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Stop(t.Context())
+			aside := filepath.Join(n.cfg.StateDir, file+".corrupt")
+			if b, err := os.ReadFile(aside); string(b) != "[" {
+				t.Error(err)
+			}
+			if !strings.Contains(log.String(), aside) {
+				t.Errorf("it is not named: %s", log.String())
+			}
+		})
+	}
 	t.Run("not a directory", func(t *testing.T) {
 		n := newNode(t, 1, nil)
 		n.cfg.StateDir = filepath.Join(n.cfg.StateDir, "file")

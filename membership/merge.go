@@ -63,47 +63,14 @@ func (m *Member) handle(item any, now time.Time) error {
 		}
 	case metaDone:
 		m.metaBusy = false
+	case conflict:
+		return m.meetConflict(it)
+	case cloneTested:
+		return m.cloneTested(it)
+	case evictRequest:
+		m.beginEviction(it, now)
 	}
 	return nil
-}
-
-func (m *Member) nodeUp(it nodeUp, now time.Time) {
-	id, boot, mt, err := m.readNode(&it.node)
-	if err != nil {
-		return // counted by NotifyAlive
-	}
-	if id == m.id {
-		return // ourselves, or our past
-	}
-	p, known := m.members[id]
-	switch {
-	case !known && len(m.members) >= maxMembers:
-		m.count(errRecordFull)
-		return
-	case !known:
-		p = &member{}
-		m.members[id] = p
-	case boot < p.boot, boot == p.boot && p.state == StateLeft:
-		return // the past, or late news of somebody who said good-bye
-	}
-	if boot > p.boot || p.state != StateAlive {
-		p.since = now
-	}
-	addr, _ := netip.AddrFromSlice(it.node.Addr)
-	p.boot, p.meta, p.state = boot, mt, StateAlive
-	p.gossip = netip.AddrPortFrom(addr.Unmap(), it.node.Port)
-	m.dirty = true
-	m.peersChanged(now)
-}
-
-func (m *Member) nodeDown(it nodeDown, now time.Time) {
-	id, boot, err := parseGossipName(it.node.Name)
-	p := m.members[id]
-	if err != nil || p == nil || boot != p.boot || p.state != StateAlive {
-		return
-	}
-	p.state, p.since = StateDead, now
-	m.dirty = true
 }
 
 // checkName refuses to start beside a live node of the same name. A node that
@@ -130,13 +97,12 @@ func (m *Member) mergeRecord(r record, now time.Time, spread bool) error {
 	switch r.kind {
 	case kindSettings:
 		return m.meetSettings(r.settings)
+	case kindClock:
+		m.heardClock(r.clock, now)
 	case kindFarewell:
-		p := m.members[r.farewell.Node]
-		if p == nil || r.farewell.Boot != p.boot || p.state == StateLeft {
+		if !m.saidGoodbye(r.farewell, now) {
 			return nil
 		}
-		p.state, p.since = StateLeft, now
-		m.dirty = true
 		m.mu.Lock()
 		m.queue.add(broadcastKey{kind: kindFarewell, farewell: r.farewell})
 		m.mu.Unlock()
@@ -211,6 +177,7 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 // compareDigest asks a node for everything when it holds other records than we
 // do although nothing has changed here for a while.
 func (m *Member) compareDigest(it digestMsg, now time.Time) {
+	m.heardTime(it.from.Name, it.clock, now)
 	own := m.digest.Load()
 	if it.digest == own || !m.leaser.synced || now.Sub(m.lastMerge) < digestPatience || m.syncing || now.Before(m.syncAfter) {
 		return
@@ -235,12 +202,15 @@ func (m *Member) compareDigest(it digestMsg, now time.Time) {
 	m.syncAfter = now.Add(digestPatience)
 }
 
-// encodeAll is the full state: the settings if this node holds them, and all
-// claims.
+// encodeAll is the full state: the time, the settings if this node holds them,
+// and all claims.
 func (m *Member) encodeAll() []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b := make([]byte, 0, claimLen*(len(m.store.claims)+1))
+	now := time.Now()
+	b := make([]byte, 0, claimLen*(len(m.store.claims)+2))
+	// The time first: whether records are void depends on it.
+	b = appendClock(b, clockReading{m.id, now, now.Add(time.Duration(m.skew.Load()))})
 	if m.holder {
 		b = appendSettings(b, m.cfg.Settings)
 	}

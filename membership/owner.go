@@ -5,9 +5,6 @@ import (
 	"cmp"
 	"hash/fnv"
 	"net/netip"
-	"slices"
-
-	"github.com/gaissmai/bart"
 )
 
 // compareClaims orders claims by the right to what they claim, the stronger
@@ -71,53 +68,4 @@ func tieHash(k Key) uint64 {
 	h.Write([]byte{byte(k.Prefix.Bits())})
 	h.Write(k.Owner[:])
 	return h.Sum64()
-}
-
-// judge is the owner function: which of the claims own their prefixes. It
-// takes the strongest claim first and accepts greedily whatever overlaps
-// nothing accepted before. Released claims own nothing. The result depends on
-// the set of claims alone, and is sorted by prefix, the stronger first.
-func judge(claims map[Key]Claim) []ClaimInfo {
-	out := make([]ClaimInfo, 0, len(claims))
-	for _, c := range claims {
-		out = append(out, ClaimInfo{Claim: c})
-	}
-	slices.SortFunc(out, func(a, b ClaimInfo) int {
-		if r := cmpBool(a.State == Released, b.State == Released); r != 0 {
-			return r
-		}
-		return compareClaims(a.Claim, b.Claim)
-	})
-	var taken bart.Table[int] // prefix -> index in out of the accepted claim
-	for i := range out {
-		c := &out[i]
-		if c.State == Released {
-			c.Why = "released"
-			continue
-		}
-		if j, ok := overlapping(&taken, c.Prefix); ok {
-			_, rule := compareWhy(out[j].Claim, c.Claim)
-			c.Why = "loses to " + out[j].Owner.String()[:8] + " (" + rule + ")"
-			if out[j].Prefix != c.Prefix {
-				c.Why = "overlaps " + out[j].Prefix.String() + ", " + c.Why
-			}
-			continue
-		}
-		taken.Insert(c.Prefix, i)
-		c.Accepted = true
-		c.Why = "no stronger claim"
-	}
-	slices.SortStableFunc(out, func(a, b ClaimInfo) int { return comparePrefix(a.Prefix, b.Prefix) })
-	return out
-}
-
-// overlapping finds an entry of t that overlaps p.
-func overlapping(t *bart.Table[int], p netip.Prefix) (int, bool) {
-	if v, ok := t.LookupPrefix(p); ok { // an entry that covers p
-		return v, true
-	}
-	for _, v := range t.Subnets(p) { // an entry inside p
-		return v, true
-	}
-	return 0, false
 }

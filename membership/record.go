@@ -53,9 +53,11 @@ type Claim struct {
 	// Gen is one more than the highest Gen seen for Prefix when the claim was
 	// made; it does not change afterwards.
 	Gen uint64
-	// Stamp is when the claim became held, zero before.
+	// Stamp is when the claim became held, zero before. A released claim keeps
+	// it, so that one that was in use is told from one that was only wanted.
 	Stamp Stamp
-	// Expiry is the Unix second from which on the record is void, 0 for never.
+	// Expiry is the Unix second from which on the record is void: nobody keeps,
+	// sends or takes it any more. Its owner moves it on, see life.go.
 	Expiry uint64
 }
 
@@ -90,7 +92,7 @@ func (s Settings) Equal(o Settings) bool {
 // The wire format of a record. All numbers are big endian.
 //
 //	 0  format   1
-//	 1  kind     1 settings, 2 claim, 3 farewell
+//	 1  kind     1 settings, 2 claim, 3 farewell, 4 clock
 //	 2  length   uint16, of the whole record
 //
 //	settings (24 bytes and 20 for each network)
@@ -115,18 +117,25 @@ func (s Settings) Equal(o Settings) bool {
 //	farewell (28 bytes): a node said good-bye
 //	 4  node (16 bytes)
 //	20  boot
+//
+//	clock (36 bytes): the time that the sender of a full state has
+//	 4  node (16 bytes)
+//	20  its wall clock, milliseconds since 1970
+//	28  what it takes for the cluster's time, likewise
 const (
 	recordFormat = 1
 
 	kindSettings = 1
 	kindClaim    = 2
 	kindFarewell = 3
+	kindClock    = 4
 
 	recordHeaderLen   = 4
 	settingsHeaderLen = 24
 	settingsNetLen    = 20
 	claimLen          = 72
 	farewellLen       = 28
+	clockLen          = 36
 
 	flagStatic = 1 << 0
 	flagSolo   = 1 << 1
@@ -148,12 +157,20 @@ type farewell struct {
 	Boot uint64
 }
 
+// clockReading is what a node's clocks show when it sends its full state.
+type clockReading struct {
+	Node    NodeID
+	Wall    time.Time // its own
+	Cluster time.Time // what it takes for the cluster's
+}
+
 // record is one decoded record; kind says which member is set.
 type record struct {
 	kind     byte
 	settings Settings
 	claim    Claim
 	farewell farewell
+	clock    clockReading
 }
 
 func appendRecordHeader(b []byte, kind byte, length int) []byte {
@@ -199,6 +216,13 @@ func appendFarewell(b []byte, f farewell) []byte {
 	return binary.BigEndian.AppendUint64(b, f.Boot)
 }
 
+func appendClock(b []byte, c clockReading) []byte {
+	b = appendRecordHeader(b, kindClock, clockLen)
+	b = append(b, c.Node[:]...)
+	b = binary.BigEndian.AppendUint64(b, unixMilli(c.Wall))
+	return binary.BigEndian.AppendUint64(b, unixMilli(c.Cluster))
+}
+
 // decodeRecord reads the record at the start of b and returns what follows it.
 // On an error of one record whose length is known, rest is what follows it;
 // else rest is nil. The record keeps nothing of b.
@@ -230,6 +254,16 @@ func decodeRecord(b []byte) (r record, rest []byte, err error) {
 		copy(r.farewell.Node[:], body[4:])
 		r.farewell.Boot = binary.BigEndian.Uint64(body[20:])
 		if f := r.farewell; f.Node.IsZero() || f.Boot == 0 || f.Boot > maxCounter {
+			err = errRecordBad
+		}
+	case kindClock:
+		if n != clockLen {
+			return r, rest, errRecordBad
+		}
+		copy(r.clock.Node[:], body[4:])
+		wall, ok := milliTime(binary.BigEndian.Uint64(body[20:]))
+		cluster, okToo := milliTime(binary.BigEndian.Uint64(body[28:]))
+		if r.clock.Wall, r.clock.Cluster = wall, cluster; r.clock.Node.IsZero() || !ok || !okToo {
 			err = errRecordBad
 		}
 	default:
@@ -277,13 +311,15 @@ func (c Claim) check() error {
 		c.Owner.IsZero(),
 		c.Version == 0 || c.Version > maxCounter,
 		c.Gen == 0 || c.Gen > maxCounter,
-		c.State == Held && c.Stamp == 0:
+		c.Expiry == 0 || c.Expiry > maxCounter,
+		c.State == Held && c.Stamp == 0,
+		c.State == Tentative && c.Stamp != 0:
 		return errRecordBad
 	}
 	return nil
 }
 
-// maxCounter bounds versions, gens and boots, so that nobody can push one to
+// maxCounter bounds versions, gens, boots and expiries, so that nobody can push one to
 // where it cannot be raised above.
 const maxCounter = 1 << 62
 

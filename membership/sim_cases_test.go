@@ -231,7 +231,7 @@ func TestSimBackupOfAReleasedLease(t *testing.T) {
 		s.run(simSettle)
 		s.settled()
 		if len(c.losses) != 0 || len(a.losses) != 1 || len(a.held) != 0 {
-			t.Fatalf("losses %v and %v", a.losses, c.losses)
+			t.Fatalf("losses %v and %v; held %s\n%s\n%s", a.losses, c.losses, s.subnets(), describe(a.store), strings.Join(s.log, "\n"))
 		}
 	}
 }

@@ -57,6 +57,7 @@ func (d simDisk) clone() simDisk {
 
 type simPeer struct {
 	alive, holder bool
+	clock         bool // what its clock shows is known
 	missed        time.Time // since when it does not answer
 	dial          time.Time
 }
@@ -95,6 +96,9 @@ func (n *simNode) start() {
 	n.syncing, n.syncAfter, n.lastMerge, n.held, n.everHeld = false, time.Time{}, time.Time{}, nil, false
 	n.peers = make([]simPeer, len(s.nodes))
 	n.leaser = newLeaser(n.id, s.settings, n.static, n.store, simSpread, n.disk.clone().claims, now)
+	n.leaser.live = func(id NodeID) bool {
+		return slices.ContainsFunc(s.nodes, func(o *simNode) bool { return o.id == id && n.peers[o.i].alive })
+	}
 	n.listed = n.listed || n.lone
 	met := slices.Contains(n.disk.met, true)
 	n.elector = elector{id: n.id, wait: simElect, lone: n.lone && !met, resumes: n.lone && n.disk.holder, beside: n.lone && met, started: now}
@@ -282,8 +286,14 @@ func (n *simNode) receive(b []byte) (complete bool) {
 			n.s.fail("node %d got what no node should send: %v: %x", n.i, err, b)
 		}
 		b = rest
-		if r.kind == kindSettings {
+		switch r.kind {
+		case kindSettings:
 			complete = true
+			continue
+		case kindClock:
+			if !n.leaser.synced {
+				n.setSkew(r.clock.Cluster.Sub(n.wall()))
+			}
 			continue
 		}
 		changed, err := n.leaser.merge(r.claim, n.wall())
@@ -302,7 +312,7 @@ func (n *simNode) receive(b []byte) (complete bool) {
 
 // everything is the full state, in an order that depends on nothing else.
 func (n *simNode) everything() []byte {
-	var b []byte
+	b := appendClock(nil, clockReading{n.id, n.wall(), n.leaser.wall(n.wall())})
 	if n.holder {
 		b = appendSettings(b, n.s.settings)
 	}
@@ -338,6 +348,7 @@ func (n *simNode) ping() {
 		digest := o.store.digest
 		o.send(n, func() {
 			now := n.wall()
+			n.peers[o.i].clock = n.peers[o.i].alive
 			if digest == n.store.digest || !n.leaser.synced || now.Sub(n.lastMerge) < digestPatience || n.syncing || now.Before(n.syncAfter) {
 				return
 			}
@@ -401,7 +412,7 @@ func (n *simNode) exchange(o *simNode, done func(ok bool)) {
 }
 
 func (n *simNode) meet(o *simNode) {
-	n.peers[o.i] = simPeer{alive: true, holder: o.holder}
+	n.peers[o.i] = simPeer{alive: true, holder: o.holder, clock: true}
 	if n.holder || o.holder {
 		for len(n.disk.met) < len(n.s.nodes) {
 			n.disk.met = append(n.disk.met, false)
@@ -441,10 +452,11 @@ func (n *simNode) work() {
 		s.fail("node %d runs in circles", n.i)
 	}
 	now := n.wall()
+	n.compareClocks()
 	n.elect(now)
 	holderKnown := slices.ContainsFunc(n.peers, func(p simPeer) bool { return p.alive && p.holder })
 	wantSync := holderKnown && !n.leaser.synced
-	n.store.expire(now)
+	n.leaser.expire(now)
 	n.leaser.others(slices.ContainsFunc(n.peers, func(p simPeer) bool { return p.alive }))
 	had := n.leaser.held()
 	todo, next := n.leaser.step(now)
@@ -476,6 +488,33 @@ func (n *simNode) work() {
 			}
 		})
 	}
+}
+
+// compareClocks is Member.compareClocks.
+func (n *simNode) compareClocks() {
+	if !n.leaser.synced {
+		return
+	}
+	alive := 1
+	var ahead []time.Duration
+	for j, p := range n.peers {
+		if p.alive {
+			alive++
+			if p.clock {
+				ahead = append(ahead, n.s.nodes[j].ahead-n.ahead)
+			}
+		}
+	}
+	if (len(ahead)+1)*2 > alive {
+		n.setSkew(clusterSkew(ahead))
+	}
+}
+
+func (n *simNode) setSkew(d time.Duration) {
+	if d.Abs() <= clockTolerance {
+		d = 0
+	}
+	n.leaser.skew = d
 }
 
 func (n *simNode) elect(now time.Time) {

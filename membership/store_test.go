@@ -28,21 +28,34 @@ func mergeOf(t testing.TB, now time.Time, s, o *store) *store {
 }
 
 func sameStore(a, b *store) bool {
-	return maps.Equal(a.claims, b.claims) && maps.Equal(a.perOwner, b.perOwner) && a.digest == b.digest
+	return maps.Equal(a.claims, b.claims) && maps.Equal(countKeys(a.byOwner), countKeys(b.byOwner)) && maps.Equal(countKeys(a.byPrefix), countKeys(b.byPrefix)) && a.digest == b.digest
+}
+
+// countKeys is how many keys an index has under each of its own.
+func countKeys[K, V comparable](index map[K][]V) map[K]int {
+	out := map[K]int{}
+	for k, list := range index {
+		out[k] = len(list)
+	}
+	return out
 }
 
 func checkStore(t *rapid.T, s *store) {
 	t.Helper()
 	var digest uint64
-	perOwner := map[NodeID]int{}
+	byOwner, byPrefix := map[NodeID][]netip.Prefix{}, map[netip.Prefix][]NodeID{}
 	for k, c := range s.claims {
 		if c.Key != k {
 			t.Fatalf("the claim on %v lies under %v", c.Key, k)
 		}
 		digest ^= claimHash(c)
-		perOwner[c.Owner]++
+		byOwner[k.Owner] = append(byOwner[k.Owner], k.Prefix)
+		byPrefix[k.Prefix] = append(byPrefix[k.Prefix], k.Owner)
+		if !slices.Contains(s.byOwner[k.Owner], k.Prefix) || !slices.Contains(s.byPrefix[k.Prefix], k.Owner) {
+			t.Fatalf("an index lacks %+v", k)
+		}
 	}
-	if digest != s.digest || !maps.Equal(perOwner, s.perOwner) {
+	if digest != s.digest || !maps.Equal(countKeys(byOwner), countKeys(s.byOwner)) || !maps.Equal(countKeys(byPrefix), countKeys(s.byPrefix)) {
 		t.Fatal("digest or counts do not belong to the claims")
 	}
 }
@@ -223,7 +236,7 @@ func TestStoreOwnersIsFresh(t *testing.T) {
 		if !slices.Equal(before, copied) {
 			t.Fatal("a verdict was changed after it was given out")
 		}
-		if !slices.Equal(s.owners(), judge(s.claims)) {
+		if !slices.Equal(s.owners(), verdicts(s.claims)) {
 			t.Fatal("the verdict is stale")
 		}
 	}

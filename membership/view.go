@@ -93,16 +93,22 @@ type View struct {
 	// that are known only as owners of a claim are listed with StateDead and
 	// no Addrs.
 	Peers []*Peer
-	// Claims is every claim known, sorted by prefix and then rank: the first
-	// of each prefix is the one that counts, if Accepted says so.
-	Claims []ClaimInfo
+	// groups are the claims by prefix.
+	groups []*group
 }
+
+// Claims is every claim known, sorted by prefix and then rank: the first of each
+// prefix is the one that counts, if Accepted says so. The slice is the caller's.
+func (v *View) Claims() []ClaimInfo { return flatten(v.groups) }
 
 // ClaimInfo is one claim as the owner function judges it.
 type ClaimInfo struct {
 	Claim
 	// Accepted tells whether the claim owns its prefix.
 	Accepted bool
+	// Ended tells that a later generation of claims on the prefix was in use and
+	// given up, so that this one is over.
+	Ended bool
 	// Why says in a few words what the claim wins or loses by.
 	Why string
 }

@@ -1,0 +1,346 @@
+package membership
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// How long records live. Every record carries the time at which it is void, so
+// that all nodes drop it alike and an old copy of it brings nothing back:
+//
+//	claimed, renewed        may be taken if             void
+//	or released             no other is free
+//	     |-------- lease time ------|----------------------|
+//	     |------------------ keepLeases lease times -------|
+//
+// A node renews what it holds a few times per lease time. So what is held stays
+// as long as its owner lives, a dead owner's subnet waits for it, and what is
+// left of nodes that are gone for good goes away by itself.
+
+const (
+	// keepLeases is how many lease times after its last renewal a claim is void,
+	// and after its release a tombstone. It is large, so that a node that was off
+	// for a long weekend, or whose clock is wrong by a day, keeps its subnet.
+	keepLeases = 8
+	// renewals is how often a claim is renewed per lease time, at the least.
+	renewals = 4
+	// tentativeTime is how long a tentative claim lives without being renewed:
+	// that of a node that died before it held anything. It is long beside the
+	// spreading time and what clocks may be apart (clockTolerance).
+	tentativeTime = time.Hour
+	// expireEvery is how often void records are looked for.
+	expireEvery = 10 * time.Second
+	// expireGrace is how long nothing is taken for void after the cluster's time
+	// has jumped, so that the living can renew what they hold.
+	expireGrace = time.Minute
+)
+
+// wall is the cluster's time, by which claims are stamped and expire. Whatever
+// is merely waited for goes by now itself.
+func (l *leaser) wall(now time.Time) time.Time { return now.Add(l.skew) }
+
+func seconds(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) }
+
+func (l *leaser) leaseSeconds() uint64 { return uint64(l.settings.LeaseTime / time.Second) }
+
+// freshExpiry is when a claim that is renewed or released now becomes void.
+func (l *leaser) freshExpiry(now time.Time) uint64 {
+	return seconds(l.wall(now)) + keepLeases*l.leaseSeconds()
+}
+
+// renewedAt is when a held claim was renewed last, in seconds of the cluster's
+// time.
+func (l *leaser) renewedAt(c Claim) uint64 {
+	return c.Expiry - min(c.Expiry, keepLeases*l.leaseSeconds())
+}
+
+// silent reports whether the owner of a held claim has not renewed it for the
+// lease time.
+func (l *leaser) silent(c Claim, now time.Time) bool {
+	return seconds(l.wall(now)) >= l.renewedAt(c)+l.leaseSeconds()
+}
+
+// renewal is when a held claim of ours is to be renewed. Claims made together
+// spread over a quarter of the time.
+func (l *leaser) renewal(c Claim) uint64 {
+	every := l.leaseSeconds() / renewals
+	return l.renewedAt(c) + max(every-tieHash(c.Key)%(every/4+1), 1)
+}
+
+// renew moves the expiry of a held or tentative claim of ours on if it is time,
+// and tells when to look again.
+func (l *leaser) renew(s *slot, now time.Time) (next time.Time) {
+	due, fresh := l.renewal(s.claim), l.freshExpiry(now)
+	if s.state == slotTentative {
+		half := uint64(tentativeTime / time.Second / 2)
+		due, fresh = s.claim.Expiry-min(s.claim.Expiry, half), seconds(l.wall(now))+2*half
+	}
+	if wall := seconds(l.wall(now)); wall < due {
+		return now.Add(time.Duration(min(due-wall, 1<<30)) * time.Second)
+	}
+	s.claim.Expiry = fresh
+	s.claim.Version++
+	if s.state == slotHeld {
+		l.emit(effect{kind: effectPersist})
+	}
+	l.write(s, now)
+	return now.Add(time.Second)
+}
+
+// expire drops what is void, from time to time, and reports whether it has.
+func (l *leaser) expire(now time.Time) bool {
+	wall := l.wall(now)
+	if !l.expireSeen.IsZero() {
+		// Differences of times count by the monotonic clock where there is one.
+		if jump := wall.Round(0).Sub(l.expireWall.Round(0)) - now.Sub(l.expireSeen); jump.Abs() > clockTolerance {
+			l.expireNext = now.Add(expireGrace)
+		}
+	}
+	l.expireSeen, l.expireWall = now, wall
+	if now.Before(l.expireNext) {
+		return false
+	}
+	l.expireNext = now.Add(expireEvery)
+	return l.store.expire(wall)
+}
+
+// resume takes up what an earlier run held, and gives back what this one does
+// not want of it.
+func (l *leaser) resume(claims []Claim, now time.Time) {
+	for _, s := range l.slots {
+		for _, c := range claims {
+			if s.state != slotNone || c.Owner != l.id || c.State != Held || !l.fits(s, c) {
+				continue
+			}
+			l.clock.saw(c.Stamp, l.wall(now))
+			if c.expired(l.wall(now)) {
+				// The others have forgotten it, and whoever holds the subnet now has
+				// done so for longer than this new claim.
+				c.Stamp = l.clock.next(l.wall(now))
+			}
+			s.state, s.claim = slotHeld, c
+			l.write(s, now)
+			l.renew(s, now)
+			l.emit(effect{kind: effectHeld, prefix: c.Prefix, reason: "kept from the last run"})
+		}
+	}
+	for _, c := range claims {
+		if c.Owner == l.id && !l.owns(c.Prefix) && l.settings.admits(c) {
+			l.bury(c, now)
+			l.emit(effect{kind: effectPersist}) // or the next start takes it up again
+		}
+	}
+}
+
+// fits reports whether the slot wants what c claims.
+func (l *leaser) fits(s *slot, c Claim) bool {
+	if s.evict || !l.settings.admits(c) || !s.space.network.Contains(c.Prefix.Addr()) {
+		return false
+	}
+	if s.static.IsValid() {
+		return c.Static && c.Prefix == s.static
+	}
+	return !c.Static
+}
+
+// put merges a claim of our own and publishes it.
+func (l *leaser) put(c Claim, now time.Time) {
+	if old, ok := l.store.claims[c.Key]; ok && c.Version <= old.Version {
+		c.Version = old.Version + 1
+	}
+	if _, err := l.store.merge(c, l.wall(now)); err != nil {
+		// Our own tombstones fill our share: nobody needs the record.
+		return
+	}
+	l.emit(effect{kind: effectPublish, key: c.Key})
+}
+
+// write publishes the slot's claim, above any version of it that is known.
+func (l *leaser) write(s *slot, now time.Time) {
+	if old, ok := l.store.claims[s.claim.Key]; ok {
+		if old == s.claim {
+			return
+		}
+		s.claim.Version = max(s.claim.Version, old.Version+1)
+	}
+	l.put(s.claim, now)
+}
+
+// bury publishes a tombstone in the place of a claim of ours. It outlives every
+// copy of the claim.
+func (l *leaser) bury(c Claim, now time.Time) {
+	c.State, c.Version = Released, c.Version+1
+	c.Expiry = max(l.freshExpiry(now), c.Expiry)
+	l.put(c, now)
+}
+
+// release gives the slot's claim up.
+func (l *leaser) release(s *slot, now time.Time) {
+	c := s.claim
+	s.state, s.claim = slotNone, Claim{}
+	l.bury(c, now)
+}
+
+// leave releases everything for good.
+func (l *leaser) leave(now time.Time) []effect {
+	for _, s := range l.slots {
+		if s.state != slotNone {
+			l.release(s, now) // no event: somebody asked for it
+		}
+	}
+	l.synced, l.left = false, true
+	l.emit(effect{kind: effectPersist})
+	return l.take()
+}
+
+// merge takes in a claim of another node, or an echo of one of our own.
+func (l *leaser) merge(c Claim, now time.Time) (changed bool, err error) {
+	if !l.settings.admits(c) {
+		return false, errRecordNetwork
+	}
+	if c.Owner == l.id {
+		return l.mergeOwn(c, now), nil
+	}
+	changed, err = l.store.merge(c, l.wall(now))
+	if changed {
+		l.clock.saw(c.Stamp, l.wall(now))
+	}
+	return changed, err
+}
+
+// mergeOwn meets a record that bears our name. We are its only writer, so one
+// that we did not write last comes from our own past, from a restored backup
+// or from a clone: the truth is published above it.
+func (l *leaser) mergeOwn(c Claim, now time.Time) (changed bool) {
+	old, known := l.store.claims[c.Key]
+	if known && !newer(c, old) || c.expired(l.wall(now)) {
+		return false
+	}
+	spent := c.Version >= maxCounter-maxLeaseWrites // nothing can be published above it
+	for _, s := range l.slots {
+		if s.state != slotNone && s.claim.Key == c.Key {
+			l.overrule(s, c, spent, now)
+			return true
+		}
+	}
+	if c.State == Released || spent { // a tombstone of ours, from before the store was lost
+		changed, _ = l.store.merge(c, l.wall(now))
+		return changed
+	}
+	if i := slices.IndexFunc(l.slots, func(s *slot) bool { return s.state == slotNone && l.fits(s, c) }); i >= 0 && c.State == Held && !l.left {
+		// We held it, and have lost our notes: the others remember.
+		s := l.slots[i]
+		s.state, s.claim, s.beaten = slotHeld, c, time.Time{}
+		s.claim.Version++
+		s.claim.Expiry = max(l.freshExpiry(now), c.Expiry)
+		l.emit(effect{kind: effectPersist})
+		l.put(s.claim, now)
+		l.emit(effect{kind: effectHeld, prefix: c.Prefix, reason: "kept from an earlier run, as the others remember it"})
+		return true
+	}
+	l.bury(c, now)
+	return true
+}
+
+// overrule answers a newer record of what the slot claims.
+func (l *leaser) overrule(s *slot, c Claim, spent bool, now time.Time) {
+	if spent {
+		l.emit(effect{kind: effectLost, prefix: c.Prefix, reason: "somebody wrote the last possible version of our claim"})
+		s.refused[c.Prefix] = true
+		s.state, s.claim = slotNone, Claim{}
+		l.store.merge(c, l.wall(now))
+		l.emit(effect{kind: effectPersist})
+		return
+	}
+	same := c
+	same.Version, same.Expiry = s.claim.Version, s.claim.Expiry
+	if same == s.claim {
+		// It says the same: a later version of our own past, or of a clone's.
+		// Answering a clone would never end.
+		s.claim = c
+		l.store.merge(c, l.wall(now))
+	} else {
+		if c.State == Released {
+			// Our notes are from before we gave it up (a restored backup). Whoever
+			// is about to take it since then is not refuted.
+			s.doubted = now
+		}
+		s.claim.Version = c.Version + 1
+		s.claim.Expiry = max(s.claim.Expiry, c.Expiry)
+		l.put(s.claim, now)
+	}
+	if s.state == slotHeld {
+		l.emit(effect{kind: effectPersist})
+	}
+}
+
+// stepHeld looks after a held claim.
+func (l *leaser) stepHeld(s *slot, now time.Time, at func(time.Time)) {
+	if _, ok := l.store.claims[s.claim.Key]; !ok {
+		// It is void: this node has slept for many lease times. As in resume.
+		s.claim.Stamp = l.clock.next(l.wall(now))
+		s.claim.Expiry = l.freshExpiry(now)
+		s.claim.Version++
+		l.emit(effect{kind: effectPersist})
+		l.write(s, now)
+	}
+	by := l.beatenBy(s)
+	if by == nil {
+		s.beaten = time.Time{}
+		at(l.renew(s, now))
+		return
+	}
+	if l.refute(s, by, now) {
+		return
+	}
+	if s.beaten.IsZero() {
+		s.beaten = now
+	}
+	if ready := s.beaten.Add(l.spread); now.Before(ready) {
+		at(ready)
+		return
+	}
+	s.beaten = time.Time{}
+	p := s.claim.Prefix
+	reason := fmt.Sprintf("node %v owns %v by a stronger claim", by.Owner, by.Prefix)
+	switch {
+	case by.State == Released:
+		reason = fmt.Sprintf("node %v took %v over while this node was away, and gave it up again", by.Owner, by.Prefix)
+	case s.claim.Static:
+		reason += "; the static subnet is not replaced: give this node another --subnet"
+		s.lostLoud = true
+	}
+	l.emit(effect{kind: effectLost, prefix: p, reason: reason})
+	l.release(s, now)
+	l.emit(effect{kind: effectPersist})
+	at(now)
+}
+
+// refute answers a tentative claim on what we hold: somebody takes us for gone.
+// Against a held one, or a static one if ours is not, nothing is to be done.
+func (l *leaser) refute(s *slot, by *ClaimInfo, now time.Time) bool {
+	if by.State != Tentative || by.Static && !s.claim.Static || by.Gen >= maxCounter {
+		return false
+	}
+	if !s.doubted.IsZero() && now.Before(s.doubted.Add(2*l.spread)) {
+		return false
+	}
+	s.claim.Gen = max(s.claim.Gen, by.Gen+1)
+	s.claim.Version++
+	l.emit(effect{kind: effectPersist})
+	l.write(s, now)
+	return true
+}
+
+// held returns the claims to be persisted: what would be used at once after a
+// restart.
+func (l *leaser) held() []Claim {
+	var out []Claim
+	for _, s := range l.slots {
+		if s.state == slotHeld {
+			out = append(out, s.claim)
+		}
+	}
+	return out
+}
