@@ -49,26 +49,32 @@ func (c *hybridClock) saw(s Stamp, now time.Time) {
 const clockTolerance = time.Minute
 
 // clusterSkew is how far the cluster's time is ahead of this node's own clock,
-// given how far the other live nodes' clocks are. The cluster's time is the
-// upper median of all its clocks: a minority of broken ones moves nobody, and of
-// two the later is believed, since a clock that nobody has set stands in the
-// past. It may reorder ahead.
-func clusterSkew(ahead []time.Duration) time.Duration {
+// given how far the clocks of other live nodes are, as far as they are known,
+// and how many nodes live in all, this one among them. Where more than half of
+// them agree, that is the time, whatever the others show. Else it is the upper
+// median, for which all must be known: of two clocks the later is believed, since
+// one that nobody has set stands in the past. It may reorder ahead.
+func clusterSkew(ahead []time.Duration, alive int) (skew time.Duration, known bool) {
 	near := 1 // this node's own
 	for _, d := range ahead {
 		if d.Abs() <= clockTolerance {
 			near++
 		}
 	}
-	if n := len(ahead) + 1; near*2 > n {
-		return 0
+	if near*2 > alive {
+		return 0, true
 	}
 	ahead = append(ahead, 0)
 	slices.Sort(ahead)
-	if d := ahead[len(ahead)/2]; d.Abs() > clockTolerance {
-		return d
+	for i := 0; i+alive/2 < len(ahead); i++ {
+		if ahead[i+alive/2]-ahead[i] <= clockTolerance {
+			return ahead[i+alive/4], true // in the middle of the majority
+		}
 	}
-	return 0
+	if len(ahead) < alive {
+		return 0, false
+	}
+	return ahead[len(ahead)/2], true
 }
 
 // unixMilli is a wall clock as it travels; before 1970 counts as 1970.

@@ -46,6 +46,7 @@ type nodeState struct {
 // leaseState is what a restart needs: the settings of the cluster that the
 // node was part of and the claims it held.
 type leaseState struct {
+	Owner    NodeID       `json:"owner"`
 	Settings settingsJSON `json:"settings"`
 	Claims   []claimJSON  `json:"claims"`
 }
@@ -142,6 +143,9 @@ func (d *disk) readLease(owner NodeID) (s Settings, claims []Claim, found bool, 
 	if found, err = d.read(leaseFile, &l); err != nil || !found {
 		return s, nil, false, err
 	}
+	if l.Owner != owner {
+		return s, nil, false, d.corrupt(leaseFile, fmt.Errorf("it is the lease of node %v, and this is %v", l.Owner, owner))
+	}
 	s = Settings{Networks: l.Settings.Networks, SubnetLens: l.Settings.SubnetLens}
 	if s.LeaseTime, err = time.ParseDuration(l.Settings.LeaseTime); err == nil {
 		err = s.Check()
@@ -162,8 +166,8 @@ func (d *disk) readLease(owner NodeID) (s Settings, claims []Claim, found bool, 
 	return s, claims, true, nil
 }
 
-func (d *disk) saveLease(s Settings, claims []Claim) error {
-	l := leaseState{Settings: settingsJSON{s.Networks, s.SubnetLens, s.LeaseTime.String()}, Claims: []claimJSON{}}
+func (d *disk) saveLease(owner NodeID, s Settings, claims []Claim) error {
+	l := leaseState{Owner: owner, Settings: settingsJSON{s.Networks, s.SubnetLens, s.LeaseTime.String()}, Claims: []claimJSON{}}
 	for _, c := range claims {
 		l.Claims = append(l.Claims, claimJSON{c.Prefix, c.Version, c.Static, c.Solo, c.Gen, uint64(c.Stamp), c.Expiry})
 	}

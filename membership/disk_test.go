@@ -182,7 +182,7 @@ func TestDiskLeaseRoundTrip(t *testing.T) {
 			c.Version = rapid.Uint64Range(1, maxCounter).Draw(rt, "version")
 			claims = append(claims, c)
 		}
-		if err := d.saveLease(want, claims); err != nil {
+		if err := d.saveLease(goldenOwner, want, claims); err != nil {
 			rt.Fatal(err)
 		}
 		s, got, found, _, err := d.lease(goldenOwner)
@@ -205,10 +205,12 @@ func TestDiskLeaseRoundTrip(t *testing.T) {
 }
 
 func TestDiskLeaseRefused(t *testing.T) {
-	const settings = `"settings":{"networks":["100.96.0.0/16"],"subnet_lens":[24],"lease_time":"24h0m0s"}`
+	const settings = `"owner":"000102030405060708090a0b0c0d0e0f","settings":{"networks":["100.96.0.0/16"],"subnet_lens":[24],"lease_time":"24h0m0s"}`
 	for name, content := range map[string]string{
-		"no settings":          `{"claims":[]}`,
-		"lease time":           `{"settings":{"networks":["100.96.0.0/16"],"subnet_lens":[24],"lease_time":"soon"}}`,
+		"no settings":          `{"owner":"000102030405060708090a0b0c0d0e0f","claims":[]}`,
+		"another node's":       `{"owner":"ff0102030405060708090a0b0c0d0e0f",` + settings[43:] + `,"claims":[]}`,
+		"nobody's":             `{` + settings[43:] + `,"claims":[]}`,
+		"lease time":           `{"owner":"000102030405060708090a0b0c0d0e0f","settings":{"networks":["100.96.0.0/16"],"subnet_lens":[24],"lease_time":"soon"}}`,
 		"outside the network":  `{` + settings + `,"claims":[{"prefix":"100.97.1.0/24","version":1,"gen":1,"stamp":1,"expiry":9}]}`,
 		"host bits":            `{` + settings + `,"claims":[{"prefix":"100.96.1.1/24","version":1,"gen":1,"stamp":1,"expiry":9}]}`,
 		"no stamp":             `{` + settings + `,"claims":[{"prefix":"100.96.1.0/24","version":1,"gen":1,"expiry":9}]}`,
@@ -264,12 +266,12 @@ func TestDiskPeers(t *testing.T) {
 		t.Errorf("%v %q %v", got, aside, err)
 	}
 	path := filepath.Join(d.dir, peersFile)
-	for _, corrupt := range []string{"", "{", "[1]", `[{"id":"00000000000000000000000000000000"}]`} {
+	for i, corrupt := range []string{"", "{", "[1]", `[{"id":"00000000000000000000000000000000"}]`} {
 		if err := os.WriteFile(path, []byte(corrupt), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		got, aside, err := d.peers()
-		if len(got) != 0 || err != nil || aside != path+".corrupt" {
+		if want := path + []string{".corrupt", ".corrupt2", ".corrupt3", ".corrupt4"}[i]; len(got) != 0 || err != nil || aside != want {
 			t.Errorf("%s: %v %q %v", corrupt, got, aside, err)
 		}
 		if b, _ := os.ReadFile(aside); string(b) != corrupt {

@@ -62,8 +62,8 @@ func TestNewcomerOfTheSameNameGivesWay(t *testing.T) {
 	a := newNode(t, 1, func(c *Config) { c.Seeds = []string{loopback(t, 9).String()}; c.Elect = time.Hour })
 	a.start()
 	a.Stop(t.Context())
-	claims := []Claim{{Key: Key{netip.MustParsePrefix("100.96.7.0/24"), a.ID()}, Version: 1, State: Held, Gen: 1, Stamp: 1}}
-	if err := a.disk.saveLease(a.cfg.Settings, claims); err != nil {
+	claims := []Claim{{Key: Key{netip.MustParsePrefix("100.96.7.0/24"), a.ID()}, Version: 1, State: Held, Gen: 1, Stamp: 1, Expiry: maxCounter}}
+	if err := a.disk.saveLease(a.ID(), a.cfg.Settings, claims); err != nil {
 		t.Fatal(err)
 	}
 	a.start()

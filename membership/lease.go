@@ -40,9 +40,9 @@ type leaser struct {
 	synced bool
 	left   bool // has released everything for good
 
-	// When expire has looked at the clock, what it showed, and when void records
-	// are looked for again.
-	expireSeen, expireWall, expireNext time.Time
+	// clockSeen is when expire was called last; from expireFrom on records can be
+	// void at all, and at expireNext such ones are looked for.
+	clockSeen, expireFrom, expireNext time.Time
 
 	effects []effect
 }
@@ -64,9 +64,17 @@ type slot struct {
 	syncDone  bool      // it has ended well
 	beaten    time.Time // since when the held claim has been beaten, zero if it is not
 	doubted   time.Time // when it was found that an earlier life had released it
+	refuted   []refutation
 	refused   map[netip.Prefix]bool
 	full      bool // no subnet was free at the last try
 	lostLoud  bool // a static subnet was lost and said so
+}
+
+// refutation is a tentative claim of somebody else that the slot's held one was
+// raised above.
+type refutation struct {
+	key Key
+	gen uint64
 }
 
 type slotState uint8
@@ -256,7 +264,7 @@ func (l *leaser) claim(s *slot, now time.Time) {
 	if by := l.staticHolder(s); by != nil {
 		// Our claim would have the higher gen and win: whoever comes later to a
 		// static subnet gives way before it claims.
-		l.emit(effect{kind: effectFatal, reason: staticTaken(p, by)})
+		l.emit(effect{kind: effectFatal, reason: l.staticTaken(p, by)})
 		s.lostLoud = true
 		return
 	}
@@ -293,8 +301,12 @@ func (l *leaser) staticHolder(s *slot) *ClaimInfo {
 	return nil
 }
 
-func staticTaken(p netip.Prefix, by *ClaimInfo) string {
-	return fmt.Sprintf("%v overlaps %v, which node %v has as its static subnet: give this node another --subnet", p, by.Prefix, by.Owner)
+func (l *leaser) staticTaken(p netip.Prefix, by *ClaimInfo) string {
+	text := fmt.Sprintf("%v overlaps %v, which node %v has as its static subnet: give this node another --subnet", p, by.Prefix, by.Owner)
+	if l.live != nil && !l.live(by.Owner) {
+		text += fmt.Sprintf(", or, if that node is gone for good, run \"overlayd lease evict %v\" on one that is there", by.Prefix)
+	}
+	return text
 }
 
 func (l *leaser) stepTentative(s *slot, now time.Time, at func(time.Time)) {
@@ -309,7 +321,7 @@ func (l *leaser) stepTentative(s *slot, now time.Time, at func(time.Time)) {
 			return
 		}
 		if s.claim.Static {
-			l.emit(effect{kind: effectFatal, reason: staticTaken(s.claim.Prefix, by)})
+			l.emit(effect{kind: effectFatal, reason: l.staticTaken(s.claim.Prefix, by)})
 			l.release(s, now)
 			s.lostLoud = true
 			return

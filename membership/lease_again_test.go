@@ -57,7 +57,7 @@ func TestLeaseStampAfterThoseSeen(t *testing.T) {
 func TestLeaseFullTriesAgain(t *testing.T) {
 	s := subnets(0)
 	d := drive(t, testID(1), s, nil)
-	taken := Claim{Key: Key{s.Networks[0], testID(2)}, Version: 1, State: Held, Gen: 1, Stamp: 1}
+	taken := Claim{Key: Key{s.Networks[0], testID(2)}, Version: 1, State: Held, Gen: 1, Stamp: 1, Expiry: d.freshExpiry(d.now)}
 	d.hears(taken)
 	d.others(true)
 	d.fullSync(d.now, true)
@@ -71,7 +71,7 @@ func TestLeaseFullTriesAgain(t *testing.T) {
 		}
 		d.now = next
 	}
-	taken.Version, taken.State, taken.Expiry = 2, Released, uint64(d.now.Add(time.Hour).Unix())
+	taken.Version, taken.State = 2, Released
 	d.hears(taken)
 	if c := d.heldClaim(); c.Prefix != s.Networks[0] || c.Gen != 2 {
 		t.Errorf("%+v", c)

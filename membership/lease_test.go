@@ -115,11 +115,11 @@ func TestLeaseSteps(t *testing.T) {
 	if len(held) != 1 || held[0].Key != key || held[0] != d.record(key) || held[0].Version != 2 || held[0].Stamp != stampOf(d.now) || held[0].Gen != 1 {
 		t.Fatalf("held: %+v", held)
 	}
-	want("then nothing happens", d.wait(1000*time.Hour), "")
+	want("then nothing happens", d.wait(4*time.Hour), "")
 	d.others(false)
-	want("alone neither", d.wait(1000*time.Hour), "")
+	want("alone neither", d.wait(20*time.Minute), "")
 	want("leaving", d.leave(d.now), "publish persist")
-	if c := d.record(key); c.State != Released || c.Version != 3 || c.Expiry != uint64(d.now.Add(24*time.Hour).Unix()) || len(d.held()) != 0 {
+	if c := d.record(key); c.State != Released || c.Version != 3 || c.Expiry != uint64(d.now.Add(8*24*time.Hour).Unix()) || len(d.held()) != 0 {
 		t.Errorf("after leaving: %+v", c)
 	}
 	want("and does not come back", d.wait(time.Minute), "")
@@ -239,7 +239,8 @@ func TestLeaseBeatenForAWhile(t *testing.T) {
 // or a clone's. The truth is published above it.
 func TestLeaseOwnRecords(t *testing.T) {
 	self := testID(1)
-	mine := Claim{Key: Key{pfx("100.96.7.0/24"), self}, Version: 5, State: Held, Gen: 2, Stamp: stampOf(simEpoch) - 7}
+	fresh := seconds(simEpoch) + 8*24*3600
+	mine := Claim{Key: Key{pfx("100.96.7.0/24"), self}, Version: 5, State: Held, Gen: 2, Stamp: stampOf(simEpoch) - 7, Expiry: fresh}
 	change := func(f func(*Claim)) Claim { c := mine; f(&c); return c }
 	for _, tc := range []struct {
 		name  string
@@ -248,17 +249,19 @@ func TestLeaseOwnRecords(t *testing.T) {
 		todo  string // effects
 	}{
 		{"its echo", mine, mine, ""},
-		{"an older one", change(func(c *Claim) { c.Version, c.State = 4, Tentative }), mine, ""},
+		{"an older one", change(func(c *Claim) { c.Version, c.State, c.Stamp = 4, Tentative, 0 }), mine, ""},
 		{"the same version, smaller bytes", change(func(c *Claim) { c.Stamp-- }), mine, ""},
 		{"the same version, larger bytes", change(func(c *Claim) { c.Stamp++ }), change(func(c *Claim) { c.Version = 6 }), "persist publish"},
 		{"a newer held one", change(func(c *Claim) { c.Version, c.Stamp = 9, c.Stamp+1 }), change(func(c *Claim) { c.Version = 10 }), "persist publish"},
+		{"a later one that says the same", change(func(c *Claim) { c.Version, c.Expiry = 9, c.Expiry-7 }), change(func(c *Claim) { c.Version, c.Expiry = 9, c.Expiry-7 }), "persist"},
+		{"a void one", change(func(c *Claim) { c.Version, c.Gen, c.Expiry = 9, 3, uint64(simEpoch.Unix()) }), mine, ""},
 		{"a newer released one", change(func(c *Claim) { c.Version, c.State, c.Expiry = 9, Released, uint64(simEpoch.Unix())+9 }), change(func(c *Claim) { c.Version = 10 }), "persist publish"},
 		{"held, unknown here",
-			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 7, State: Held, Gen: 1, Stamp: 3},
-			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 8, State: Released, Gen: 1, Stamp: 3, Expiry: uint64(simEpoch.Add(24 * time.Hour).Unix())}, "publish"},
+			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 7, State: Held, Gen: 1, Stamp: 3, Expiry: fresh + 5},
+			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 8, State: Released, Gen: 1, Stamp: 3, Expiry: fresh + 5}, "publish"},
 		{"tentative, unknown here",
-			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 1, State: Tentative, Gen: 1},
-			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 2, State: Released, Gen: 1, Expiry: uint64(simEpoch.Add(24 * time.Hour).Unix())}, "publish"},
+			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 1, State: Tentative, Gen: 1, Expiry: fresh - 5},
+			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 2, State: Released, Gen: 1, Expiry: fresh}, "publish"},
 		{"released, unknown here",
 			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 7, State: Released, Gen: 1, Expiry: uint64(simEpoch.Unix()) + 9},
 			Claim{Key: Key{pfx("100.96.8.0/24"), self}, Version: 7, State: Released, Gen: 1, Expiry: uint64(simEpoch.Unix()) + 9}, ""},
@@ -294,7 +297,7 @@ func TestLeaseOwnRecords(t *testing.T) {
 func TestLeaseResume(t *testing.T) {
 	self := testID(1)
 	claim := func(p string, static bool) Claim {
-		return Claim{Key: Key{pfx(p), self}, Version: 5, State: Held, Static: static, Gen: 1, Stamp: 9}
+		return Claim{Key: Key{pfx(p), self}, Version: 5, State: Held, Static: static, Gen: 1, Stamp: 9, Expiry: seconds(simEpoch) + 8*24*3600}
 	}
 	both := testSettings("100.96.0.0/16", "fd96::/48")
 	for _, tc := range []struct {
@@ -369,7 +372,7 @@ func TestLeaseShareFull(t *testing.T) {
 	for i := range uint64(maxRecordsPerOwner) {
 		d.hears(Claim{Key: Key{sp.at(i), testID(1)}, Version: 3, State: Released, Gen: 2, Expiry: uint64(simEpoch.Add(time.Hour).Unix())})
 		if i < maxRecordsPerOwner-2 { // others have most of them now
-			d.hears(Claim{Key: Key{sp.at(i), testID(2 + int(i))}, Version: 3, State: Held, Gen: 3, Stamp: 1})
+			d.hears(Claim{Key: Key{sp.at(i), testID(2 + int(i))}, Version: 3, State: Held, Gen: 3, Stamp: 1, Expiry: d.freshExpiry(d.now)})
 		}
 	}
 	c := d.heldClaim()
@@ -378,7 +381,7 @@ func TestLeaseShareFull(t *testing.T) {
 	}
 	// With none of them free it waits, and does not run in circles.
 	for i := range uint64(2) {
-		rival := Claim{Key: Key{sp.at(maxRecordsPerOwner - 1 - i), testID(1000)}, Version: 3, State: Held, Gen: 9, Stamp: 1}
+		rival := Claim{Key: Key{sp.at(maxRecordsPerOwner - 1 - i), testID(1000)}, Version: 3, State: Held, Gen: 9, Stamp: 1, Expiry: d.freshExpiry(d.now)}
 		d.hears(rival)
 	}
 	d.steps()

@@ -26,13 +26,13 @@ const (
 	// renewals is how often a claim is renewed per lease time, at the least.
 	renewals = 4
 	// tentativeTime is how long a tentative claim lives without being renewed:
-	// that of a node that died before it held anything. It is long beside the
-	// spreading time and what clocks may be apart (clockTolerance).
-	tentativeTime = time.Hour
+	// that of a node that died before it held anything. It is long beside what
+	// the clocks of a cluster without a majority of right ones may be apart.
+	tentativeTime = 24 * time.Hour
 	// expireEvery is how often void records are looked for.
 	expireEvery = 10 * time.Second
-	// expireGrace is how long nothing is taken for void after the cluster's time
-	// has jumped, so that the living can renew what they hold.
+	// expireGrace is how long nothing is taken for void after this node's idea of
+	// the cluster's time has jumped, so that everybody can renew what they hold.
 	expireGrace = time.Minute
 )
 
@@ -88,21 +88,36 @@ func (l *leaser) renew(s *slot, now time.Time) (next time.Time) {
 	return now.Add(time.Second)
 }
 
+// setSkew is told how far the cluster's time is ahead of this node's clock.
+func (l *leaser) setSkew(d time.Duration, now time.Time) {
+	if (d - l.skew).Abs() > clockTolerance {
+		l.expireFrom = now.Add(expireGrace)
+	}
+	l.skew = d
+}
+
+// voidTime is the time by which records are void or not.
+func (l *leaser) voidTime(now time.Time) time.Time {
+	if now.Before(l.expireFrom) {
+		return time.Unix(-1, 0) // when nothing is
+	}
+	return l.wall(now)
+}
+
 // expire drops what is void, from time to time, and reports whether it has.
 func (l *leaser) expire(now time.Time) bool {
-	wall := l.wall(now)
-	if !l.expireSeen.IsZero() {
-		// Differences of times count by the monotonic clock where there is one.
-		if jump := wall.Round(0).Sub(l.expireWall.Round(0)) - now.Sub(l.expireSeen); jump.Abs() > clockTolerance {
-			l.expireNext = now.Add(expireGrace)
+	if !l.clockSeen.IsZero() {
+		// With a monotonic clock Sub goes by that, and Round(0) takes it away.
+		if jump := now.Round(0).Sub(l.clockSeen.Round(0)) - now.Sub(l.clockSeen); jump.Abs() > clockTolerance {
+			l.expireFrom = now.Add(expireGrace)
 		}
 	}
-	l.expireSeen, l.expireWall = now, wall
-	if now.Before(l.expireNext) {
+	l.clockSeen = now
+	if now.Before(l.expireFrom) || now.Before(l.expireNext) {
 		return false
 	}
 	l.expireNext = now.Add(expireEvery)
-	return l.store.expire(wall)
+	return l.store.expire(l.wall(now))
 }
 
 // resume takes up what an earlier run held, and gives back what this one does
@@ -149,7 +164,7 @@ func (l *leaser) put(c Claim, now time.Time) {
 	if old, ok := l.store.claims[c.Key]; ok && c.Version <= old.Version {
 		c.Version = old.Version + 1
 	}
-	if _, err := l.store.merge(c, l.wall(now)); err != nil {
+	if _, err := l.store.merge(c, l.voidTime(now)); err != nil {
 		// Our own tombstones fill our share: nobody needs the record.
 		return
 	}
@@ -202,7 +217,7 @@ func (l *leaser) merge(c Claim, now time.Time) (changed bool, err error) {
 	if c.Owner == l.id {
 		return l.mergeOwn(c, now), nil
 	}
-	changed, err = l.store.merge(c, l.wall(now))
+	changed, err = l.store.merge(c, l.voidTime(now))
 	if changed {
 		l.clock.saw(c.Stamp, l.wall(now))
 	}
@@ -214,7 +229,7 @@ func (l *leaser) merge(c Claim, now time.Time) (changed bool, err error) {
 // or from a clone: the truth is published above it.
 func (l *leaser) mergeOwn(c Claim, now time.Time) (changed bool) {
 	old, known := l.store.claims[c.Key]
-	if known && !newer(c, old) || c.expired(l.wall(now)) {
+	if known && !newer(c, old) || c.expired(l.voidTime(now)) {
 		return false
 	}
 	spent := c.Version >= maxCounter-maxLeaseWrites // nothing can be published above it
@@ -225,7 +240,7 @@ func (l *leaser) mergeOwn(c Claim, now time.Time) (changed bool) {
 		}
 	}
 	if c.State == Released || spent { // a tombstone of ours, from before the store was lost
-		changed, _ = l.store.merge(c, l.wall(now))
+		changed, _ = l.store.merge(c, l.voidTime(now))
 		return changed
 	}
 	if i := slices.IndexFunc(l.slots, func(s *slot) bool { return s.state == slotNone && l.fits(s, c) }); i >= 0 && c.State == Held && !l.left {
@@ -249,9 +264,12 @@ func (l *leaser) overrule(s *slot, c Claim, spent bool, now time.Time) {
 		l.emit(effect{kind: effectLost, prefix: c.Prefix, reason: "somebody wrote the last possible version of our claim"})
 		s.refused[c.Prefix] = true
 		s.state, s.claim = slotNone, Claim{}
-		l.store.merge(c, l.wall(now))
+		l.store.merge(c, l.voidTime(now))
 		l.emit(effect{kind: effectPersist})
 		return
+	}
+	if s.state == slotHeld {
+		l.emit(effect{kind: effectPersist})
 	}
 	same := c
 	same.Version, same.Expiry = s.claim.Version, s.claim.Expiry
@@ -259,20 +277,17 @@ func (l *leaser) overrule(s *slot, c Claim, spent bool, now time.Time) {
 		// It says the same: a later version of our own past, or of a clone's.
 		// Answering a clone would never end.
 		s.claim = c
-		l.store.merge(c, l.wall(now))
-	} else {
-		if c.State == Released {
-			// Our notes are from before we gave it up (a restored backup). Whoever
-			// is about to take it since then is not refuted.
-			s.doubted = now
-		}
-		s.claim.Version = c.Version + 1
-		s.claim.Expiry = max(s.claim.Expiry, c.Expiry)
-		l.put(s.claim, now)
+		l.store.merge(c, l.voidTime(now))
+		return
 	}
-	if s.state == slotHeld {
-		l.emit(effect{kind: effectPersist})
+	if c.State == Released {
+		// Our notes are from before we gave it up (a restored backup). Whoever is
+		// about to take it since then is not refuted.
+		s.doubted = now
 	}
+	s.claim.Version = c.Version + 1
+	s.claim.Expiry = max(s.claim.Expiry, c.Expiry)
+	l.put(s.claim, now)
 }
 
 // stepHeld looks after a held claim.
@@ -285,6 +300,11 @@ func (l *leaser) stepHeld(s *slot, now time.Time, at func(time.Time)) {
 		l.emit(effect{kind: effectPersist})
 		l.write(s, now)
 	}
+	if l.refutedTooLate(s) {
+		l.lose(s, fmt.Sprintf("another node took %v over while this node was away", s.claim.Prefix), now)
+		at(now)
+		return
+	}
 	by := l.beatenBy(s)
 	if by == nil {
 		s.beaten = time.Time{}
@@ -292,6 +312,7 @@ func (l *leaser) stepHeld(s *slot, now time.Time, at func(time.Time)) {
 		return
 	}
 	if l.refute(s, by, now) {
+		at(now)
 		return
 	}
 	if s.beaten.IsZero() {
@@ -301,8 +322,6 @@ func (l *leaser) stepHeld(s *slot, now time.Time, at func(time.Time)) {
 		at(ready)
 		return
 	}
-	s.beaten = time.Time{}
-	p := s.claim.Prefix
 	reason := fmt.Sprintf("node %v owns %v by a stronger claim", by.Owner, by.Prefix)
 	switch {
 	case by.State == Released:
@@ -311,10 +330,16 @@ func (l *leaser) stepHeld(s *slot, now time.Time, at func(time.Time)) {
 		reason += "; the static subnet is not replaced: give this node another --subnet"
 		s.lostLoud = true
 	}
-	l.emit(effect{kind: effectLost, prefix: p, reason: reason})
+	l.lose(s, reason, now)
+	at(now)
+}
+
+// lose gives a held claim up against our will.
+func (l *leaser) lose(s *slot, reason string, now time.Time) {
+	s.beaten, s.refuted = time.Time{}, nil
+	l.emit(effect{kind: effectLost, prefix: s.claim.Prefix, reason: reason})
 	l.release(s, now)
 	l.emit(effect{kind: effectPersist})
-	at(now)
 }
 
 // refute answers a tentative claim on what we hold: somebody takes us for gone.
@@ -326,11 +351,30 @@ func (l *leaser) refute(s *slot, by *ClaimInfo, now time.Time) bool {
 	if !s.doubted.IsZero() && now.Before(s.doubted.Add(2*l.spread)) {
 		return false
 	}
+	if len(s.refuted) == maxRefutations {
+		s.refuted = s.refuted[1:]
+	}
+	s.refuted = append(s.refuted, refutation{by.Key, by.Gen})
 	s.claim.Gen = max(s.claim.Gen, by.Gen+1)
 	s.claim.Version++
 	l.emit(effect{kind: effectPersist})
 	l.write(s, now)
 	return true
+}
+
+// maxRefutations bounds what is remembered of those who were refuted.
+const maxRefutations = 16
+
+// refutedTooLate reports whether somebody whose tentative claim was refuted had
+// got the lease before it could hear of that. It has been there all the time,
+// and we have not: it keeps the subnet.
+func (l *leaser) refutedTooLate(s *slot) bool {
+	for _, r := range s.refuted {
+		if c, ok := l.store.claims[r.key]; ok && c.State == Held && c.Gen == r.gen {
+			return true
+		}
+	}
+	return false
 }
 
 // held returns the claims to be persisted: what would be used at once after a

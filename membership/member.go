@@ -365,7 +365,7 @@ func (m *Member) do(e effect) error {
 		m.lastMerge = time.Now()
 		m.dirty = true
 	case effectPersist:
-		if err := m.disk.saveLease(m.cfg.Settings, m.leaser.held()); err != nil {
+		if err := m.disk.saveLease(m.id, m.cfg.Settings, m.leaser.held()); err != nil {
 			m.warn("the lease could not be written: it will be lost at a restart: " + err.Error())
 		}
 	case effectHeld:

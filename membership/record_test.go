@@ -26,6 +26,8 @@ func appendRecord(b []byte, r record) []byte {
 		return appendClaim(b, r.claim)
 	case kindFarewell:
 		return appendFarewell(b, r.farewell)
+	case kindClock:
+		return appendClock(b, r.clock)
 	}
 	panic("no such kind")
 }
@@ -60,14 +62,14 @@ var goldenRecords = []struct {
 		"claim, IPv4, tentative",
 		`01 02 0048  01 00 18 00 00000000000000000000ffff64600100
 		 000102030405060708090a0b0c0d0e0f
-		 0000000000000001 0000000000000001 0000000000000000 0000000000000000`,
-		record{kind: kindClaim, claim: Claim{Key: Key{pfx("100.96.1.0/24"), goldenOwner}, Version: 1, State: Tentative, Gen: 1}},
+		 0000000000000001 0000000000000001 0000000000000000 0000000070dbd880`,
+		record{kind: kindClaim, claim: Claim{Key: Key{pfx("100.96.1.0/24"), goldenOwner}, Version: 1, State: Tentative, Gen: 1, Expiry: 0x70dbd880}},
 	}, {
 		"claim, IPv4, held, static",
 		`01 02 0048  02 01 14 00 00000000000000000000ffff64601000
 		 000102030405060708090a0b0c0d0e0f
-		 0000000000000002 0000000000000003 019000000000abcd 0000000000000000`,
-		record{kind: kindClaim, claim: Claim{Key: Key{pfx("100.96.16.0/20"), goldenOwner}, Version: 2, State: Held, Static: true, Gen: 3, Stamp: 0x019000000000abcd}},
+		 0000000000000002 0000000000000003 019000000000abcd 0000000070dbd880`,
+		record{kind: kindClaim, claim: Claim{Key: Key{pfx("100.96.16.0/20"), goldenOwner}, Version: 2, State: Held, Static: true, Gen: 3, Stamp: 0x019000000000abcd, Expiry: 0x70dbd880}},
 	}, {
 		"claim, IPv4, released, static and solo",
 		`01 02 0048  03 03 18 00 00000000000000000000ffff6460ff00
@@ -78,14 +80,14 @@ var goldenRecords = []struct {
 		"claim, IPv6, tentative, solo",
 		`01 02 0048  01 02 40 00 fd960000000012340000000000000000
 		 000102030405060708090a0b0c0d0e0f
-		 0000000000000001 0000000000000001 0000000000000000 0000000000000000`,
-		record{kind: kindClaim, claim: Claim{Key: Key{pfx("fd96:0:0:1234::/64"), goldenOwner}, Version: 1, State: Tentative, Solo: true, Gen: 1}},
+		 0000000000000001 0000000000000001 0000000000000000 0000000070dbd880`,
+		record{kind: kindClaim, claim: Claim{Key: Key{pfx("fd96:0:0:1234::/64"), goldenOwner}, Version: 1, State: Tentative, Solo: true, Gen: 1, Expiry: 0x70dbd880}},
 	}, {
 		"claim, IPv6, held",
 		`01 02 0048  02 00 40 00 fd960000000012340000000000000000
 		 000102030405060708090a0b0c0d0e0f
-		 0000000000000002 0000000000000001 0190000000000001 0000000000000000`,
-		record{kind: kindClaim, claim: Claim{Key: Key{pfx("fd96:0:0:1234::/64"), goldenOwner}, Version: 2, State: Held, Gen: 1, Stamp: 0x0190000000000001}},
+		 0000000000000002 0000000000000001 0190000000000001 0000000070dbd880`,
+		record{kind: kindClaim, claim: Claim{Key: Key{pfx("fd96:0:0:1234::/64"), goldenOwner}, Version: 2, State: Held, Gen: 1, Stamp: 0x0190000000000001, Expiry: 0x70dbd880}},
 	}, {
 		"claim, IPv6, released",
 		`01 02 0048  03 00 7e 00 fd9600000000123400000000000000fc
@@ -96,6 +98,10 @@ var goldenRecords = []struct {
 		"farewell",
 		`01 03 001c  000102030405060708090a0b0c0d0e0f 0000000070dbd880`,
 		record{kind: kindFarewell, farewell: farewell{goldenOwner, 0x70dbd880}},
+	}, {
+		"clock",
+		`01 04 0024  000102030405060708090a0b0c0d0e0f 000001b8d4b3f7d2 0000000000000000`,
+		record{kind: kindClock, clock: clockReading{goldenOwner, time.UnixMilli(0x1b8d4b3f7d2), time.UnixMilli(0)}},
 	},
 }
 
@@ -119,7 +125,7 @@ func TestRecordGolden(t *testing.T) {
 
 func genRecord() *rapid.Generator[record] {
 	return rapid.Custom(func(t *rapid.T) record {
-		switch rapid.IntRange(1, 3).Draw(t, "kind") {
+		switch rapid.IntRange(1, 4).Draw(t, "kind") {
 		case kindSettings:
 			return record{kind: kindSettings, settings: genSettings().Draw(t, "settings")}
 		case kindClaim:
@@ -127,6 +133,10 @@ func genRecord() *rapid.Generator[record] {
 		}
 		id := NodeID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "node"))
 		id[15] |= 1
+		if rapid.Bool().Draw(t, "clock") {
+			at := rapid.Int64Range(0, 1<<47-1)
+			return record{kind: kindClock, clock: clockReading{id, time.UnixMilli(at.Draw(t, "wall")), time.UnixMilli(at.Draw(t, "cluster"))}}
+		}
 		return record{kind: kindFarewell, farewell: farewell{id, rapid.Uint64Range(1, maxCounter).Draw(t, "boot")}}
 	})
 }
@@ -213,6 +223,12 @@ func TestRecordRefused(t *testing.T) {
 		{"claim: gen 0", "claim, IPv4, tentative", []patch{{48, "0000000000000000"}}},
 		{"claim: gen over the limit", "claim, IPv4, tentative", []patch{{48, "4000000000000001"}}},
 		{"claim: held without a stamp", "claim, IPv6, held", []patch{{56, "0000000000000000"}}},
+		{"claim: tentative with a stamp", "claim, IPv6, tentative, solo", []patch{{56, "0000000000000001"}}},
+		{"claim: no expiry", "claim, IPv6, held", []patch{{64, "0000000000000000"}}},
+		{"claim: expiry over the limit", "claim, IPv6, held", []patch{{64, "4000000000000001"}}},
+		{"clock: nobody's", "clock", []patch{{4, "00000000000000000000000000000000"}}},
+		{"clock: a time that no clock shows", "clock", []patch{{20, "0000800000000000"}}},
+		{"clock: no such time of a cluster", "clock", []patch{{28, "ffffffffffffffff"}}},
 		{"settings: no network", "settings, IPv4", []patch{{8, "00"}}},
 		{"settings: a network more than there is", "settings, IPv4", []patch{{8, "02"}}},
 		{"settings: a network fewer", "settings, both", []patch{{8, "01"}}},
@@ -271,7 +287,7 @@ func TestRecordOfTheFuture(t *testing.T) {
 		{"format 2", "02 02 0008 deadbeef", errRecordFormat},
 		{"format 0", "00 02 0008 deadbeef", errRecordFormat},
 		{"format 255, header only", "ff ff 0004", errRecordFormat},
-		{"kind 4", "01 04 0007 c0ffee", errRecordKind},
+		{"kind 5", "01 05 0007 c0ffee", errRecordKind},
 		{"kind 0, header only", "01 00 0004", errRecordKind},
 		{"kind 255", "01 ff 0005 00", errRecordKind},
 	} {

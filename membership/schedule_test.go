@@ -28,17 +28,39 @@ func drawSim(t *rapid.T, losses ...float64) *sim {
 	default:
 		set = Settings{[]netip.Prefix{pfx("100.96.0.0/16"), netip.PrefixFrom(netip.MustParseAddr("fd96::"), 64-room)}, []int{24, 64}, 24 * time.Hour}
 	}
+	// A short lease time lets renewals, reuse and expiry happen within a schedule;
+	// it is only for clusters whose clocks are right.
+	short := rapid.Bool().Draw(t, "short leases")
+	if short {
+		set.LeaseTime = time.Minute
+	}
 	s := newSim(t, rapid.Uint64().Draw(t, "seed"), set)
 	s.loss = rapid.SampledFrom(losses).Draw(t, "loss")
 	s.dup = rapid.SampledFrom([]float64{0, 0.3}).Draw(t, "duplication")
 	s.maxDelay = rapid.SampledFrom([]time.Duration{2, 50, 500}).Draw(t, "delay") * time.Millisecond
-	for range n {
-		// Hours, up to half a lease time: what is released by the slowest clock
-		// is then still known by the fastest.
-		s.add().ahead = time.Duration(rapid.IntRange(-6, 6).Draw(t, "clock ahead")) * time.Hour
+	if short {
+		for range n {
+			s.add().ahead = time.Duration(rapid.IntRange(-2, 2).Draw(t, "clock ahead")) * time.Second
+		}
+		return s
 	}
+	broken := rapid.IntRange(0, (n-1)/2).Draw(t, "broken clocks")
+	for i := range n {
+		node := s.add()
+		if i < broken { // identities do not sort by index, so that it can be anybody
+			node.ahead = rapid.SampledFrom([]time.Duration{simEpoch1970, 1000 * time.Hour, 10 * 365 * 24 * time.Hour, -50 * time.Hour}).Draw(t, "clock far ahead")
+		} else {
+			node.ahead = time.Duration(rapid.IntRange(-6, 6).Draw(t, "clock ahead")) * time.Hour
+		}
+	}
+	// Who starts first may have the broken one, or not.
+	rng := s.rng
+	rng.Shuffle(n, func(i, j int) { s.nodes[i].ahead, s.nodes[j].ahead = s.nodes[j].ahead, s.nodes[i].ahead })
 	return s
 }
+
+// simEpoch1970 is how far ahead a clock is that was never set.
+var simEpoch1970 = -simEpoch.Sub(time.Unix(1000, 0))
 
 // drawStarts starts the nodes, all at once or one by one. The first may be one
 // without seeds, if it is there before all others.
@@ -80,7 +102,7 @@ func drawFaults(t *rapid.T, s *sim) (over time.Duration) {
 		d := time.Duration(rapid.IntRange(0, 40000).Draw(t, "for, ms")) * time.Millisecond
 		over = max(over, at+d)
 		n := s.nodes[rapid.IntRange(0, len(s.nodes)-1).Draw(t, "node")]
-		switch rapid.SampledFrom([]string{"crash", "crash soon", "crash all", "pause", "cut", "backup", "leave", "gone"}).Draw(t, "fault") {
+		switch rapid.SampledFrom([]string{"crash", "crash soon", "crash all", "pause", "cut", "backup", "leave", "gone", "lost lease", "lost disk", "evict", "clock set"}).Draw(t, "fault") {
 		case "crash":
 			s.after(at, n.crash)
 			s.after(at+d, n.start)
@@ -115,6 +137,21 @@ func drawFaults(t *rapid.T, s *sim) (over time.Duration) {
 			s.after(at+d, n.start)
 		case "gone":
 			s.after(at, n.crash)
+		case "lost lease":
+			s.after(at, n.crash)
+			s.after(at+d, func() { n.loseLease(); n.start() })
+		case "lost disk":
+			s.after(at, n.crash)
+			s.after(at+d, func() { n.loseDisk(); n.start() })
+		case "evict":
+			k := rapid.IntRange(0, 100).Draw(t, "which")
+			s.after(at, func() { n.evictSome(k) })
+		case "clock set":
+			// Between two lives: within one, timers go by the monotonic clock, which
+			// nobody sets.
+			s.after(at, n.crash)
+			s.after(at+d, n.setClock)
+			s.after(at+d, n.start)
 		}
 	}
 	return over
@@ -154,7 +191,9 @@ func TestScheduleFaults(t *testing.T) {
 			drawStatics(t, s)
 		}
 		over := max(drawFaults(t, s), 20*time.Second)
-		s.run(over + simSettle)
+		// Sometimes as long as it takes to forget those that are gone.
+		later := rapid.SampledFrom([]time.Duration{0, 0, 0, 12 * time.Minute}).Draw(t, "later")
+		s.run(over + later + simSettle)
 		s.settled()
 	})
 }

@@ -41,23 +41,26 @@ type simNode struct {
 	busyAt    time.Time
 	held      []netip.Prefix // by the events
 	everHeld  bool
+	forgot    bool     // its lease file was lost
+	former    []NodeID // identities that were lost with its disk
 	losses    []simLoss
 }
 
 // simDisk is what a node finds after a crash.
 type simDisk struct {
+	id     NodeID
 	holder bool // the settings are there
 	claims []Claim
 	met    []bool // remembered peers
 }
 
 func (d simDisk) clone() simDisk {
-	return simDisk{d.holder, slices.Clone(d.claims), slices.Clone(d.met)}
+	return simDisk{d.id, d.holder, slices.Clone(d.claims), slices.Clone(d.met)}
 }
 
 type simPeer struct {
 	alive, holder bool
-	clock         bool // what its clock shows is known
+	clock         bool      // what its clock shows is known
 	missed        time.Time // since when it does not answer
 	dial          time.Time
 }
@@ -73,6 +76,7 @@ func (s *sim) add() *simNode {
 	n := &simNode{s: s, i: len(s.nodes), listed: true}
 	// Identities do not sort by index, so that the lowest starts at any time.
 	n.id = testID(int(s.rng.Uint32()))
+	n.disk.id = n.id
 	s.nodes = append(s.nodes, n)
 	return n
 }
@@ -91,6 +95,10 @@ func (n *simNode) start() {
 	n.life++
 	n.up, n.paused, n.left, n.waiting, n.dieIn, n.fatal = true, false, false, nil, 0, ""
 	now := n.wall()
+	if n.id != n.disk.id { // a backup of before the disk was lost
+		n.former = append(n.former, n.id)
+		n.id = n.disk.id
+	}
 	s.logf("node %d (%v) starts, life %d, with %d claims", n.i, n.id.String()[8:16], n.life, len(n.disk.claims))
 	n.store, n.queue, n.holder = newStore(), newBroadcastQueue(gossipRetransmit), n.disk.holder
 	n.syncing, n.syncAfter, n.lastMerge, n.held, n.everHeld = false, time.Time{}, time.Time{}, nil, false
@@ -159,7 +167,7 @@ func (n *simNode) leave() {
 	n.s.logf("node %d leaves", n.i)
 	n.left = true
 	n.effects(n.leaser.leave(n.wall()))
-	n.disk = simDisk{met: n.disk.met}
+	n.disk = simDisk{id: n.id, met: n.disk.met}
 	n.held = nil
 	life := n.life
 	n.s.after(2*time.Second, func() {
@@ -167,6 +175,44 @@ func (n *simNode) leave() {
 			n.up, n.paused = false, false
 		}
 	})
+}
+
+// loseLease and loseDisk are what happens to a node's disk while it is down.
+func (n *simNode) loseLease() {
+	if !n.up {
+		n.s.logf("node %d loses its lease file", n.i)
+		n.disk.claims, n.disk.holder, n.forgot = nil, false, true
+	}
+}
+
+func (n *simNode) loseDisk() {
+	if !n.up {
+		n.former = append(n.former, n.id)
+		n.disk = simDisk{id: testID(int(n.s.rng.Uint32()))}
+		n.id = n.disk.id
+		n.s.logf("node %d loses its disk and is %v from now on", n.i, n.id.String()[8:16])
+	}
+}
+
+// setClock sets the clock of a node right that is down.
+func (n *simNode) setClock() {
+	if !n.up {
+		n.s.logf("node %d's clock is set right", n.i)
+		n.ahead = 0
+	}
+}
+
+// evictSome tries to evict the owner of the k-th claim that it knows.
+func (n *simNode) evictSome(k int) {
+	if !n.up || n.paused || n.left {
+		return
+	}
+	if all := n.store.owners(); len(all) > 0 {
+		p := all[k%len(all)].Prefix
+		err := n.leaser.evict(p, n.wall())
+		n.s.logf("node %d evicts the owner of %v: %v", n.i, p, err)
+		n.work()
+	}
 }
 
 // arrives runs fn for this life after d, later if the node is paused by then.
@@ -505,8 +551,8 @@ func (n *simNode) compareClocks() {
 			}
 		}
 	}
-	if (len(ahead)+1)*2 > alive {
-		n.setSkew(clusterSkew(ahead))
+	if skew, known := clusterSkew(ahead, alive); known {
+		n.setSkew(skew)
 	}
 }
 
@@ -514,7 +560,7 @@ func (n *simNode) setSkew(d time.Duration) {
 	if d.Abs() <= clockTolerance {
 		d = 0
 	}
-	n.leaser.skew = d
+	n.leaser.setSkew(d, n.wall())
 }
 
 func (n *simNode) elect(now time.Time) {
@@ -566,6 +612,11 @@ func (n *simNode) effects(todo []effect) {
 		case effectLost:
 			s.logf("node %d loses %v: %s", n.i, e.prefix, e.reason)
 			n.held = slices.DeleteFunc(n.held, func(p netip.Prefix) bool { return p == e.prefix })
+		case effectEvicted:
+			s.logf("node %d has evicted %v: %q", n.i, e.prefix, e.reason)
+			if e.reason == "" {
+				n.checkEviction(e.prefix)
+			}
 		case effectFull:
 			s.logf("node %d: %s", n.i, e.reason)
 		case effectFatal:

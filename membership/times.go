@@ -24,12 +24,11 @@ func (m *Member) heardClock(c clockReading, now time.Time) {
 		p.clock, p.clockAt = c.Wall, now
 	}
 	if !m.leaser.synced {
-		m.setSkew(c.Cluster.Sub(now.Round(0)))
+		m.setSkew(c.Cluster.Sub(now.Round(0)), now)
 	}
 }
 
-// compareClocks works out the cluster's time, once most of the live nodes'
-// clocks are known.
+// compareClocks works out the cluster's time.
 func (m *Member) compareClocks(now time.Time) {
 	if now.Before(m.nextSkew) || !m.leaser.synced {
 		return
@@ -48,12 +47,12 @@ func (m *Member) compareClocks(now time.Time) {
 			ahead = append(ahead, p.clock.Add(now.Sub(p.clockAt)).Sub(now.Round(0)))
 		}
 	}
-	if (len(ahead)+1)*2 > alive {
-		m.setSkew(clusterSkew(ahead))
+	if skew, known := clusterSkew(ahead, alive); known {
+		m.setSkew(skew, now)
 	}
 }
 
-func (m *Member) setSkew(d time.Duration) {
+func (m *Member) setSkew(d time.Duration, now time.Time) {
 	if d.Abs() <= clockTolerance {
 		d = 0
 	}
@@ -62,7 +61,7 @@ func (m *Member) setSkew(d time.Duration) {
 		return
 	}
 	m.mu.Lock()
-	m.leaser.skew = d
+	m.leaser.setSkew(d, now)
 	m.mu.Unlock()
 	m.skew.Store(int64(d))
 	if d.Abs() > clockWarning && !m.skewSaid {
