@@ -106,6 +106,12 @@ func (c *Client) Leases(ctx context.Context) (Leases, error) {
 	return d, err
 }
 
+// Evict is Node.Evict of the node.
+func (c *Client) Evict(ctx context.Context, prefix netip.Prefix) error {
+	_, err := c.c.Post(ctx, "/v1/evict", url.Values{"prefix": {prefix.String()}})
+	return err
+}
+
 // Keys is Node.Keys of the node.
 func (c *Client) Keys(ctx context.Context) (Keys, error) {
 	var d Keys

@@ -31,23 +31,27 @@ type fakeNode struct {
 	routes Routes
 	leases Leases
 	keys   Keys
-	asked  string // what was done with the keys last
+	asked  string // what was done last
 	keyErr error
 	lookup func(netip.Addr) (RouteStatus, error)
 	ping   func(context.Context, string) (PingResult, error)
 	leave  func(context.Context) error
 }
 
-func (f *fakeNode) Status() Status                                         { return f.status }
-func (f *fakeNode) Peers() Peers                                           { return Peers{PeersSchema, f.status.Peers} }
-func (f *fakeNode) Routes() Routes                                         { return f.routes }
-func (f *fakeNode) Drops() Drops                                           { return Drops{DropsSchema, f.status.Drops} }
-func (f *fakeNode) Leases() Leases                                         { return f.leases }
-func (f *fakeNode) Keys() Keys                                             { return f.keys }
-func (f *fakeNode) AddKey(key []byte) error                                { f.asked = "add " + KeyID(key); return f.keyErr }
-func (f *fakeNode) UseKey(id string) error                                 { f.asked = "use " + id; return f.keyErr }
-func (f *fakeNode) RemoveKey(id string) error                              { f.asked = "remove " + id; return f.keyErr }
-func (f *fakeNode) Lookup(a netip.Addr) (RouteStatus, error)               { return f.lookup(a) }
+func (f *fakeNode) Status() Status                           { return f.status }
+func (f *fakeNode) Peers() Peers                             { return Peers{PeersSchema, f.status.Peers} }
+func (f *fakeNode) Routes() Routes                           { return f.routes }
+func (f *fakeNode) Drops() Drops                             { return Drops{DropsSchema, f.status.Drops} }
+func (f *fakeNode) Leases() Leases                           { return f.leases }
+func (f *fakeNode) Keys() Keys                               { return f.keys }
+func (f *fakeNode) AddKey(key []byte) error                  { f.asked = "add " + KeyID(key); return f.keyErr }
+func (f *fakeNode) UseKey(id string) error                   { f.asked = "use " + id; return f.keyErr }
+func (f *fakeNode) RemoveKey(id string) error                { f.asked = "remove " + id; return f.keyErr }
+func (f *fakeNode) Lookup(a netip.Addr) (RouteStatus, error) { return f.lookup(a) }
+func (f *fakeNode) Evict(_ context.Context, p netip.Prefix) error {
+	f.asked = "evict " + p.String()
+	return f.keyErr
+}
 func (f *fakeNode) Leave(ctx context.Context) error                        { return f.leave(ctx) }
 func (f *fakeNode) Ping(ctx context.Context, t string) (PingResult, error) { return f.ping(ctx, t) }
 
@@ -71,6 +75,7 @@ func emptyNode() *fakeNode {
 func fullNode() *fakeNode {
 	proof := int64(412)
 	since := time.Date(2026, 3, 1, 12, 30, 45, 0, time.UTC)
+	renewed := since.Add(20 * time.Second)
 	n := emptyNode()
 	n.status.Node.Endpoints = []string{"192.0.2.1:8285", "[2001:db8::1]:8285"}
 	n.status.Node.Subnets = []netip.Prefix{netip.MustParsePrefix("100.96.1.0/24"), netip.MustParsePrefix("fd96:0:0:1::/64")}
@@ -97,11 +102,12 @@ func fullNode() *fakeNode {
 	n.leases.Leases = []LeaseStatus{
 		{
 			Prefix: netip.MustParsePrefix("100.96.1.0/24"), Owner: "a", OwnerID: n.status.Node.ID, OwnerState: "self",
-			State: "held", Class: "static", Wins: true, Why: "no stronger claim", HeldSince: &since, Gen: 2, Version: 5,
+			State: "held", Class: "static", Wins: true, Why: "no stronger claim", HeldSince: &since,
+			Renewed: &renewed, Expires: renewed.AddDate(0, 0, 8), Gen: 2, Version: 5,
 		},
 		{
 			Prefix: netip.MustParsePrefix("100.96.1.0/24"), OwnerID: n.status.Peers[1].ID, OwnerState: "unknown",
-			State: "tentative", Class: "dynamic", Why: "loses to 00010203 (static before dynamic)", Gen: 2, Version: 1,
+			State: "tentative", Class: "dynamic", Why: "loses to 00010203 (static before dynamic)", Expires: renewed, Gen: 2, Version: 1,
 		},
 	}
 	n.keys.Keys = []KeyStatus{{ID: "0011223344556677", Bits: 256, Sending: true}, {ID: "8899aabbccddeeff", Bits: 128}}

@@ -3,6 +3,8 @@ package overlayd
 import (
 	"errors"
 	"fmt"
+
+	"github.com/overlayd/overlayd/membership"
 )
 
 // Errors of a Node, to be compared with errors.Is.
@@ -15,6 +17,12 @@ var (
 	ErrStarted = errors.New("overlayd: the node was started before")
 	// ErrNotStarted: the node is not running.
 	ErrNotStarted = errors.New("overlayd: the node is not running")
+	// ErrCloned: another live node has this one's identity, as a copy of its
+	// machine would. This one has drawn a new identity, with which a new Node
+	// starts.
+	ErrCloned = membership.ErrCloned
+	// ErrEvict: a subnet cannot be taken from its owner.
+	ErrEvict = membership.ErrEvict
 	// ErrNoPeer: no peer has this name, id or address.
 	ErrNoPeer = errors.New("no such peer")
 	// ErrNoRoute: an address does not belong to the overlay.

@@ -3,6 +3,7 @@ package overlayd
 import (
 	"bytes"
 	"errors"
+	"net/netip"
 	"testing"
 )
 
@@ -20,9 +21,10 @@ func TestKeyChangesOverTheSocket(t *testing.T) {
 	c := serveFake(t, n)
 	key := bytes.Repeat([]byte{9}, 32)
 	for want, do := range map[string]func() error{
-		"add " + KeyID(key): func() error { return c.AddKey(t.Context(), key) },
-		"use 00":            func() error { return c.UseKey(t.Context(), "00") },
-		"remove 88":         func() error { return c.RemoveKey(t.Context(), "88") },
+		"add " + KeyID(key):   func() error { return c.AddKey(t.Context(), key) },
+		"use 00":              func() error { return c.UseKey(t.Context(), "00") },
+		"evict 100.96.2.0/24": func() error { return c.Evict(t.Context(), netip.MustParsePrefix("100.96.2.0/24")) },
+		"remove 88":           func() error { return c.RemoveKey(t.Context(), "88") },
 	} {
 		if err := do(); err != nil || n.asked != want {
 			t.Errorf("%s: node was asked %q, %v", want, n.asked, err)

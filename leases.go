@@ -1,6 +1,7 @@
 package overlayd
 
 import (
+	"context"
 	"net/netip"
 	"time"
 
@@ -33,8 +34,15 @@ type LeaseStatus struct {
 	// HeldSince is when the claim became held, by its owner's clock; nil (null)
 	// if it never did.
 	HeldSince *time.Time `json:"held_since"`
-	Gen       uint64     `json:"gen"`
-	Version   uint64     `json:"version"`
+	// Renewed is when the owner of a held claim said last that it is there, nil
+	// (null) for others. After the lease time without a word a claim may be taken
+	// over when no other subnet is free.
+	Renewed *time.Time `json:"renewed"`
+	// Expires is when the record is void and forgotten, if its owner does not
+	// renew it before.
+	Expires time.Time `json:"expires"`
+	Gen     uint64    `json:"gen"`
+	Version uint64    `json:"version"`
 }
 
 // Leases lists the claims that this node knows of.
@@ -50,10 +58,21 @@ func (n *Node) Leases() Leases {
 	return l
 }
 
+// Evict ends the claim of a node that is gone on its subnet, so that others may
+// lease it; the owner keeps it if it is there and objects. It takes some seconds,
+// and goes on by itself when ctx ends before. The error wraps ErrEvict when the
+// subnet cannot be taken from its owner.
+func (n *Node) Evict(ctx context.Context, prefix netip.Prefix) error {
+	if !n.running() {
+		return ErrNotStarted
+	}
+	return n.parts.member.Evict(ctx, prefix)
+}
+
 func (n *Node) lease(m *mesh, c membership.ClaimInfo) LeaseStatus {
 	s := LeaseStatus{
 		Prefix: c.Prefix, OwnerID: c.Owner.String(), OwnerState: "unknown", State: c.State.String(), Class: "dynamic",
-		Wins: c.Accepted, Why: c.Why, Gen: c.Gen, Version: c.Version,
+		Wins: c.Accepted, Why: c.Why, Expires: time.Unix(int64(c.Expiry), 0).UTC(), Gen: c.Gen, Version: c.Version,
 	}
 	if c.Static {
 		s.Class = "static"
@@ -69,6 +88,10 @@ func (n *Node) lease(m *mesh, c membership.ClaimInfo) LeaseStatus {
 	if c.Stamp != 0 {
 		t := c.Stamp.Time().UTC()
 		s.HeldSince = &t
+	}
+	if c.State == membership.Held {
+		t := c.Renewed(n.cfg.settings.LeaseTime).UTC()
+		s.Renewed = &t
 	}
 	return s
 }

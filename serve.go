@@ -25,6 +25,7 @@ type controlled interface {
 	Routes() Routes
 	Drops() Drops
 	Leases() Leases
+	Evict(ctx context.Context, prefix netip.Prefix) error
 	Keys() Keys
 	AddKey(key []byte) error
 	UseKey(id string) error
@@ -48,6 +49,7 @@ func controlHandlers(n controlled) control.Handlers {
 	mux.HandleFunc("POST /v1/keys", func(w http.ResponseWriter, r *http.Request) { serveKeys(n, w, r) })
 	mux.HandleFunc("GET /v1/routes/{addr}", func(w http.ResponseWriter, r *http.Request) { serveLookup(n, w, r) })
 	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) { servePing(n, w, r) })
+	mux.HandleFunc("POST /v1/evict", func(w http.ResponseWriter, r *http.Request) { serveEvict(n, w, r) })
 	return control.Handlers{Query: mux, Leave: n.Leave}
 }
 
@@ -63,6 +65,19 @@ func serveLookup(n controlled, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	control.WriteJSON(w, route)
+}
+
+func serveEvict(n controlled, w http.ResponseWriter, r *http.Request) {
+	prefix, err := netip.ParsePrefix(r.URL.Query().Get("prefix"))
+	if err != nil {
+		control.WriteError(w, badRequest("%q is not a subnet such as 100.96.1.0/24", r.URL.Query().Get("prefix")))
+		return
+	}
+	if err := n.Evict(r.Context(), prefix); err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	control.WriteJSON(w, struct{}{})
 }
 
 func serveKeys(n controlled, w http.ResponseWriter, r *http.Request) {

@@ -73,9 +73,6 @@ func TestFailingStart(t *testing.T) {
 		{"corrupt identity", func(t *testing.T, cfg *Config) func() {
 			return write(t, cfg.StateDir, "node.json", "{garbage")
 		}, membership.ErrStateCorrupt, []string{"node.json", "restore it from a backup"}},
-		{"truncated lease", func(t *testing.T, cfg *Config) func() {
-			return write(t, cfg.StateDir, "lease.json", `{"settings":{"networks":["100.96.0.0/16"`)
-		}, membership.ErrStateCorrupt, []string{"lease.json"}},
 		{"state directory cannot be made", func(t *testing.T, cfg *Config) func() {
 			undo := write(t, cfg.StateDir, "file", "")
 			cfg.StateDir = filepath.Join(cfg.StateDir, "file", "state")

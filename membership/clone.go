@@ -64,9 +64,22 @@ func (m *Member) cloneTested(t cloneTested) error {
 
 // meetConflict: a node with our identity has even the same boot.
 func (m *Member) meetConflict(c conflict) error {
-	if c.addr == m.cfg.Gossip || c.addr.Compare(m.cfg.Gossip) > 0 {
-		return nil // it is the one that yields
+	switch {
+	case c.addr == m.cfg.Gossip:
+		return nil
+	case c.addr.Compare(m.cfg.Gossip) > 0:
+		// It is the one that yields, and may not know of us: everybody else keeps
+		// the first of two that they met.
+		if !m.cloneTest {
+			m.cloneTest = true
+			m.wg.Go(func() {
+				m.join(c.addr)
+				m.inbox.put(cloneTested{})
+			})
+		}
+		return nil
 	}
+	m.silent = true // a good-bye would be taken for the other one's
 	return m.yieldIdentity(c.addr, "")
 }
 

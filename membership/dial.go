@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -161,7 +162,29 @@ func (m *Member) dialEnded(d dialDone, now time.Time) {
 	if d.err != nil && d.err.Error() != t.lastErr {
 		t.lastErr = d.err.Error()
 		m.log.Info("cannot join yet, trying on", "target", d.key, "error", t.lastErr)
+		if why := explainJoin(d.err); why != "" && !m.leaser.synced && !m.joinSaid[why] {
+			m.joinSaid[why] = true
+			m.warn(fmt.Sprintf("cannot join at %s: %s", strings.TrimPrefix(strings.TrimPrefix(d.key, "seed "), "peer "), why))
+		}
 	}
+}
+
+// explainJoin tells what a person has to change so that a node may join, empty
+// if the error does not say. memberlist gives its errors as texts only (net.go,
+// readStream and handleConn). A node with another label hangs up without a word.
+func explainJoin(err error) string {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "remote state is encrypted and encryption is not configured"):
+		return "that cluster has a key and this node has none: give it the cluster's with --key-file"
+	case strings.Contains(text, "encryption is configured but remote state is not encrypted"):
+		return "that node has no key and this one has: give both the same with --key-file"
+	case strings.Contains(text, "no installed keys could decrypt"):
+		return "that cluster has another key than this node: give it the cluster's with --key-file"
+	case strings.HasSuffix(text, ": EOF"), strings.HasSuffix(text, "connection reset by peer"):
+		return "the node there hung up without a word, as one of another cluster does: compare --cluster on both"
+	}
+	return ""
 }
 
 // resolve turns "host:port" into addresses, of the family that gossip runs on.

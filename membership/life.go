@@ -49,11 +49,13 @@ func (l *leaser) freshExpiry(now time.Time) uint64 {
 	return seconds(l.wall(now)) + keepLeases*l.leaseSeconds()
 }
 
-// renewedAt is when a held claim was renewed last, in seconds of the cluster's
-// time.
-func (l *leaser) renewedAt(c Claim) uint64 {
-	return c.Expiry - min(c.Expiry, keepLeases*l.leaseSeconds())
+// Renewed is when the owner of a held claim has said last that it is there, by
+// the cluster's time, given the cluster's lease time.
+func (c Claim) Renewed(lease time.Duration) time.Time {
+	return time.Unix(int64(c.Expiry-min(c.Expiry, keepLeases*uint64(lease/time.Second))), 0)
 }
+
+func (l *leaser) renewedAt(c Claim) uint64 { return seconds(c.Renewed(l.settings.LeaseTime)) }
 
 // silent reports whether the owner of a held claim has not renewed it for the
 // lease time.

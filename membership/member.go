@@ -63,12 +63,14 @@ type Member struct {
 	nextSkew   time.Time       // when the clocks are compared again
 	skewSaid   bool            // a wrong clock was found and said so
 	nextForget time.Time       // when members are looked over again
+	silent     bool            // ends without a good-bye
 	cloneTest  bool            // it is being found out whether another node has our identity
 	evictions  map[netip.Prefix]chan error
 	savePeers  time.Time // when remembered peers are written next, zero if unchanged
 	metaBusy   bool      // an UpdateNode is under way
 	waitSaid   bool
-	otherSaid  bool // another cluster was met and said so
+	otherSaid  bool            // another cluster was met and said so
+	joinSaid   map[string]bool // why joining fails, as far as it was said
 
 	list    *memberlist.Memberlist
 	keyring *memberlist.Keyring // nil without keys; not changed after Start
@@ -133,7 +135,7 @@ func New(cfg Config) (*Member, error) {
 		changed: make(chan struct{}, 1), inbox: newInbox(),
 		store: newStore(), queue: newBroadcastQueue(gossipRetransmit),
 		members: make(map[NodeID]*member), targets: make(map[string]*target),
-		changes: make(map[NodeID]bool), evictions: make(map[netip.Prefix]chan error),
+		changes: make(map[NodeID]bool), joinSaid: make(map[string]bool), evictions: make(map[netip.Prefix]chan error),
 		stop: make(chan stopRequest), done: make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -266,7 +268,7 @@ func (m *Member) end(ctx context.Context, release bool) (err error) {
 // farewell lets the good-bye spread: memberlist's own, and the records queued
 // behind it, a few gossip rounds each.
 func (m *Member) farewell(ctx context.Context) {
-	if m.list.NumMembers() < 2 {
+	if m.silent || m.list.NumMembers() < 2 {
 		return
 	}
 	patience := time.Second
@@ -458,7 +460,9 @@ func (m *Member) beginEnd(release bool) {
 	if release {
 		todo = m.leaser.leave(now)
 	}
-	m.queue.add(broadcastKey{kind: kindFarewell, farewell: farewell{m.id, m.boot}})
+	if !m.silent {
+		m.queue.add(broadcastKey{kind: kindFarewell, farewell: farewell{m.id, m.boot}})
+	}
 	m.mu.Unlock()
 	for _, e := range todo {
 		m.do(e)

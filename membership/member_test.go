@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -443,21 +444,41 @@ func TestKeysAndClusterKeepStrangersOut(t *testing.T) {
 	seed := []string{loopback(t, 1).String()}
 	b := newNode(t, 2, func(c *Config) { c.Seeds = seed; key(c) }).start()
 	waitFor(t, "a lease with the key", func() bool { return b.held() == 2 })
-	for name, change := range map[string]func(*Config){
-		"no key":        func(c *Config) {},
-		"wrong key":     func(c *Config) { c.Keys = [][]byte{[]byte("fedcba9876543210")} },
-		"wrong cluster": func(c *Config) { key(c); c.Cluster = "other" },
+	for name, tc := range map[string]struct {
+		change func(*Config)
+		why    string
+	}{
+		"no key":        {func(c *Config) {}, "this node has none"},
+		"wrong key":     {func(c *Config) { c.Keys = [][]byte{[]byte("fedcba9876543210")} }, "another key"},
+		"wrong cluster": {func(c *Config) { key(c); c.Cluster = "other" }, "--cluster"},
+		"no label":      {func(c *Config) { key(c); c.Cluster = "" }, "--cluster"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t, 3, func(c *Config) { c.Seeds = seed; change(c) }).start()
-			waitFor(t, "a warning", func() bool {
+			n := newNode(t, 3, func(c *Config) { c.Seeds = seed; tc.change(c) })
+			if name == "no label" {
+				n.cfg.Seeds = []string{loopback(t, 4).String()}
+				newNode(t, 4, func(c *Config) { key(c); c.Cluster = "labelled" }).start()
+			}
+			n.start()
+			waitFor(t, "a warning that says why", func() bool {
 				n.mu.Lock()
 				defer n.mu.Unlock()
-				return len(n.events) > 0
+				return slices.ContainsFunc(n.events, func(e Event) bool {
+					return e.Kind == Warning && strings.Contains(e.Reason, tc.why) && strings.Contains(e.Reason, n.cfg.Seeds[0])
+				})
 			})
 			if n.held() != 0 || a.peer(n.ID()) != nil {
 				t.Error("a stranger got in")
 			}
 		})
 	}
+	t.Run("a key where there is none", func(t *testing.T) {
+		newNode(t, 5, nil).start()
+		n := newNode(t, 6, func(c *Config) { key(c); c.Seeds = []string{loopback(t, 5).String()} }).start()
+		waitFor(t, "a warning that says why", func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return slices.ContainsFunc(n.events, func(e Event) bool { return strings.Contains(e.Reason, "that node has no key") })
+		})
+	})
 }

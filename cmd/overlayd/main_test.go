@@ -208,7 +208,7 @@ func TestVersion(t *testing.T) {
 // TestHelp holds what --help prints, but for the demo and for cobra's own
 // commands.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "leave", "cleanup", "config", "config check", "version"} {
+	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "lease evict", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "leave", "cleanup", "config", "config check", "version"} {
 		t.Run(name, func(t *testing.T) {
 			got := command(t, nil, append(strings.Fields(name), "--help")...)
 			if got.code != 0 || got.stderr != "" {

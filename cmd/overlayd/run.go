@@ -52,10 +52,6 @@ The file must be closed to others (chmod 600).`,
 			return err
 		}
 		cfg.Logger = newLogger(cmd.ErrOrStderr(), v.text("log-level"), v.text("log-format"))
-		node, err := overlayd.New(cfg)
-		if err != nil {
-			return err
-		}
 		signals := make(chan os.Signal, 2)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 		if !signal.Ignored(syscall.SIGHUP) { // nohup(1) means it
@@ -66,7 +62,18 @@ The file must be closed to others (chmod 600).`,
 		broken := make(chan os.Signal, 1)
 		signal.Notify(broken, syscall.SIGPIPE)
 		defer signal.Stop(broken)
-		return runNode(cmd.Context(), node, signals, cfg.Logger, newNotifier(env))
+		notify := newNotifier(env)
+		for {
+			node, err := overlayd.New(cfg)
+			if err != nil {
+				return err
+			}
+			err = runNode(cmd.Context(), node, signals, cfg.Logger, notify)
+			if !errors.Is(err, overlayd.ErrCloned) {
+				return err
+			}
+			cfg.Logger.Warn("starting again with a new identity", "reason", err.Error())
+		}
 	}
 	return cmd
 }
@@ -132,7 +139,9 @@ func runNode(ctx context.Context, node node, signals <-chan os.Signal, log *slog
 
 	select {
 	case err := <-ended:
-		notify.send("STOPPING=1")
+		if !errors.Is(err, overlayd.ErrCloned) {
+			notify.send("STOPPING=1")
+		}
 		stopReporting()
 		<-reported
 		return err
