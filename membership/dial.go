@@ -78,8 +78,12 @@ func (m *Member) addTargets(now time.Time) {
 	}
 }
 
-// dial starts what is due and returns when to call it again.
+// dial starts what is due and returns when to call it again. It looks at all
+// members, so it does so once a second and when a dial has ended.
 func (m *Member) dial(now time.Time) (next time.Time) {
+	if now.Before(m.nextDial) {
+		return m.nextDial
+	}
 	m.addTargets(now)
 	alive := make(map[netip.AddrPort]bool, len(m.members))
 	for _, p := range m.members {
@@ -88,6 +92,7 @@ func (m *Member) dial(now time.Time) (next time.Time) {
 		}
 	}
 	next = now.Add(dialEager)
+	m.nextDial = next
 	busy := 0
 	for _, t := range m.targets {
 		if t.inFlight {
@@ -143,6 +148,7 @@ func (m *Member) dialEnded(d dialDone, now time.Time) {
 		return
 	}
 	t.inFlight = false
+	m.nextDial = time.Time{} // somebody may wait for its place
 	if d.addrs != nil {
 		t.addrs = d.addrs
 	}

@@ -62,6 +62,7 @@ type Member struct {
 	peers      []*Peer         // of the last view; never changed in place
 	nextSkew   time.Time       // when the clocks are compared again
 	skewSaid   bool            // a wrong clock was found and said so
+	nextDial   time.Time       // when targets are looked over again
 	nextForget time.Time       // when members are looked over again
 	silent     bool            // ends without a good-bye
 	cloneTest  bool            // it is being found out whether another node has our identity

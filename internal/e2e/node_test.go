@@ -355,3 +355,6 @@ func (n *node) checkTraceless(t testing.TB, before []string) {
 		c.Close()
 	}
 }
+
+// errNotYet is what a condition says that has not come true yet.
+var errNotYet = errors.New("not yet")

@@ -40,6 +40,22 @@ func TestSixAtOnce(t *testing.T) {
 					}
 				}
 			}
+			// All at once also die and come back.
+			held := make(map[*node]lab.SubnetEnv)
+			for _, n := range nodes {
+				held[n] = n.env
+				n.daemon.Kill()
+			}
+			for _, n := range nodes {
+				n.start(t, "--join", strings.Join(seeds(all), ","))
+			}
+			for _, n := range nodes {
+				if n.lease(t); n.env != held[n] {
+					t.Errorf("%s had %+v and has %+v", n, held[n], n.env)
+				}
+			}
+			awaitMesh(t, nodes...)
+			agree(t, nodes)
 		})
 	}
 }

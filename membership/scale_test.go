@@ -1,0 +1,100 @@
+//go:build !race
+
+package membership
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Real memberlist code over the in-memory network, in virtual time, with 1% loss.
+// A cluster of 1000 nodes takes a quarter of an hour of one processor and some GB:
+//
+//	go test ./membership -run TestScale -scale 1000 -v -timeout 2h
+var scale = flag.Int("scale", 100, "how many nodes TestScale runs")
+
+// TestScale reports, and holds to the limits, how soon all nodes that start at
+// once have a subnet, how soon a new claim is known to all, and how much gossip a
+// settled node sends.
+func TestScale(t *testing.T) {
+	n := *scale
+	startLimit, spreadLimit, claims, settled := 30*time.Second, 2*time.Second, 200, time.Minute
+	network := "100.96.0.0/16" // 256 subnets
+	if n > 150 {
+		network, startLimit, spreadLimit, settled = "100.64.0.0/10", time.Minute, 4*time.Second, 10*time.Minute
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, lan)
+		defer c.stopAll()
+		for range n {
+			c.add(func(cfg *Config) {
+				seedsOf(1, 2, 3)(cfg)
+				cfg.Settings = testSettings(network)
+			})
+		}
+		for _, n := range c.nodes {
+			c.start(n)
+		}
+		took := c.wait("all leases", 3*startLimit, func() bool {
+			return !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.held() != 1 })
+		})
+		t.Logf("%d nodes started at once: all hold a subnet after %v", n, took)
+		if took > startLimit {
+			t.Errorf("want at most %v", startLimit)
+		}
+		distinct(t, c.nodes)
+		took = c.wait("agreement", 5*time.Minute, func() bool {
+			digest := c.nodes[0].digest.Load()
+			return !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.digest.Load() != digest })
+		})
+		t.Logf("all know all leases %v later", took)
+
+		before, began := c.net.Stats(), time.Now()
+		time.Sleep(settled)
+		after := c.net.Stats()
+		bits := 8 * float64(after.PacketBytes-before.PacketBytes+after.StreamBytes-before.StreamBytes)
+		rate := bits / time.Since(began).Seconds() / float64(n) / 1000
+		t.Logf("gossip of a settled cluster: %.1f kbit/s sent by each node, %.1f of it in packets (mean of %v)",
+			rate, 8*float64(after.PacketBytes-before.PacketBytes)/time.Since(began).Seconds()/float64(n)/1000, settled)
+		if rate > 50 {
+			t.Errorf("want at most 50 kbit/s")
+		}
+
+		rng := rand.New(rand.NewPCG(1, 1))
+		var times []time.Duration
+		for i := range claims {
+			// As if a new node had told one of them.
+			key := Key{netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 96, byte(i), 0}), 24), testID(i)}
+			claim := Claim{Key: key, Version: 1, State: Tentative, Gen: 1, Expiry: seconds(time.Now()) + 24*3600}
+			first := c.nodes[rng.IntN(n)]
+			first.inbox.put(gossipMsg{appendClaim(nil, claim)})
+			missing := slices.Clone(c.nodes)
+			times = append(times, c.wait(fmt.Sprint("claim ", i), time.Minute, func() bool {
+				missing = slices.DeleteFunc(missing, func(n *node) bool {
+					groups := n.View().groups
+					if i, ok := slices.BinarySearchFunc(groups, key.Prefix, (*group).compare); ok {
+						return slices.ContainsFunc(groups[i].claims, func(c ClaimInfo) bool { return c.Owner == key.Owner })
+					}
+					return false
+				})
+				return len(missing) == 0
+			}))
+		}
+		slices.Sort(times)
+		p99 := times[len(times)*99/100]
+		t.Logf("a new claim is known to all %d nodes after %v (median), %v (99th percentile), %v (slowest of %d)", n, times[len(times)/2], p99, times[len(times)-1], claims)
+		if p99 > spreadLimit {
+			t.Errorf("want at most %v", spreadLimit)
+		}
+		var mem runtime.MemStats
+		runtime.ReadMemStats(&mem)
+		t.Logf("heap of the whole cluster: %.0f MB", float64(mem.HeapAlloc)/1e6)
+	})
+}
