@@ -275,7 +275,16 @@ func (n *Node) configureDevice() error {
 	return n.parts.kernel.SetRoutes(n.cfg.Device, n.cfg.Networks, nil)
 }
 
-func (n *Node) startGossip() error { return n.parts.member.Start() }
+func (n *Node) startGossip() error {
+	if err := n.parts.member.Start(); err != nil {
+		return err
+	}
+	if len(n.cfg.Keys) == 0 {
+		n.log.Warn("no key is given: gossip is neither encrypted nor authenticated, so whoever reaches its port can join this cluster, claim subnets and redirect traffic; give all nodes one key (--key-file, \"overlayd key generate\"), or keep strangers from the port",
+			"port", n.cfg.GossipPort)
+	}
+	return nil
+}
 
 // startForwarding starts everything that runs: the loops, the prober, and the
 // conductor that keeps them in step with the cluster.

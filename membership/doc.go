@@ -18,7 +18,9 @@
 // higher gen, held before tentative, solo last, the lower stamp, and in the
 // end a hash. From the strongest down, whatever overlaps nothing accepted
 // before is accepted. Whether an owner is alive does not matter: that decides
-// where packets go, not whose they are.
+// where packets go, not whose they are. A claim is over when a later gen of its
+// class on the same prefix was held and given up: what was once taken over does
+// not fall back.
 //
 // # How a node gets a subnet
 //
@@ -37,6 +39,31 @@
 // once and publishes the same claim. One whose held claim is beaten, as after
 // a partition between two clusters that were born apart, gives the subnet up
 // when the defeat has stood for the spreading time, and takes another.
+//
+// # How long a claim lives
+//
+// A node renews what it holds four times per lease time (24 h). A dead node's
+// subnet stays its own. Only when no other is free, and its owner has neither
+// been there nor renewed it for the lease time, does a newcomer claim it, with
+// the next gen; a person may do the same by evicting the owner. An owner that is
+// there after all refutes a claim that is still tentative by raising its own gen
+// above it, and yields to a held one, also to one that it has refuted too late.
+//
+// Each record carries the time at which it is void, eight lease times after it
+// was renewed or released; a tentative claim's is a day. Void records are
+// dropped, and not taken in: so an old copy of a record brings nothing back, and
+// what is left of nodes that are gone for good goes away by itself. See life.go.
+//
+// This needs a time that nodes agree on. The cluster's time is what more than
+// half of its live nodes' clocks show, else their upper median; a newcomer takes
+// it from the node that it merges with first. When a node's idea of it jumps,
+// nothing is void for a minute, in which everybody renews. See clock.go.
+//
+// # Identities
+//
+// A peer is a NodeID at its highest boot. Two machines made from one image have
+// one NodeID: of two that are alive at two addresses the one with the later boot
+// ends with ErrCloned, and has another identity when it starts again.
 //
 // # Spreading
 //

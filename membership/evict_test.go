@@ -55,6 +55,44 @@ func TestEvictSteps(t *testing.T) {
 	}
 }
 
+// TestEvictBeaten: somebody else has the stronger claim in the end.
+func TestEvictBeaten(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rival func(d *driven, victim, mine Claim) Claim
+		want  string
+	}{
+		"the owner refutes": {func(d *driven, victim, mine Claim) Claim {
+			victim.Version, victim.Gen = victim.Version+1, mine.Gen+1
+			return victim
+		}, "is there after all and keeps it"},
+		"another one evicts, too": {func(d *driven, victim, mine Claim) Claim {
+			mine.Owner = testID(77)
+			for i := 78; compareClaims(mine, d.slots[1].claim) >= 0; i++ {
+				mine.Owner = testID(i)
+			}
+			return mine
+		}, "owns it by a stronger claim"},
+	} {
+		d := drive(t, testID(1), oneNetwork, nil)
+		d.heldClaim()
+		victim := d.of(pfx("100.96.9.0/24"), 2, d.now)
+		d.hears(victim)
+		if err := d.evict(victim.Prefix, d.now); err != nil {
+			t.Fatal(err)
+		}
+		d.steps()
+		rival := tc.rival(d, victim, d.slots[1].claim)
+		d.hears(rival)
+		todo := d.steps()
+		if kinds(todo) != "evicted publish" || !strings.Contains(todo[0].reason, tc.want) || !strings.Contains(todo[0].reason, rival.Owner.String()) {
+			t.Errorf("%s: %q, %+v", name, kinds(todo), todo[0])
+		}
+		if c := d.record(Key{victim.Prefix, testID(1)}); c.State != Released || c.Stamp != 0 || len(d.slots) != 1 {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+}
+
 func TestEvictRefused(t *testing.T) {
 	d := drive(t, testID(1), oneNetwork, nil)
 	if err := d.evict(pfx("100.96.9.0/24"), d.now); !errors.Is(err, ErrEvict) {

@@ -209,11 +209,14 @@ func TestLifeGraceAfterAJump(t *testing.T) {
 	other, late := d.of(pfx("100.96.9.0/24"), 2, d.now), d.of(pfx("100.96.10.0/24"), 3, d.now)
 	d.hears(other)
 	d.expire(d.now)
+	d.now = d.now.Add(expireEvery)
 	d.setSkew(365*testLease, d.now)
 	if d.expire(d.now); len(d.store.claims) != 2 {
 		t.Error("dropped at once")
 	}
-	d.hears(late) // its owner has not noticed yet
+	if d.hears(late); d.record(late.Key) != late { // its owner has not noticed yet
+		t.Error("not taken in")
+	}
 	if got := kinds(d.steps()); got != "persist publish" {
 		t.Errorf("effects: %q", got)
 	}
@@ -385,6 +388,41 @@ func TestLifeEnded(t *testing.T) {
 		d.hears(over)
 		if c := d.heldClaim(); c.Prefix != old.Prefix || c.Gen != 3 {
 			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// TestLifeEndedWhileHeld: an owner that was evicted while it was away hears of
+// it. One with a static subnet takes it again, in a new generation.
+func TestLifeEndedWhileHeld(t *testing.T) {
+	for _, static := range []bool{false, true} {
+		var subnet []netip.Prefix
+		if static {
+			subnet = []netip.Prefix{pfx("100.96.9.0/24")}
+		}
+		d := drive(t, testID(1), oneNetwork, subnet)
+		mine := d.heldClaim()
+		over := Claim{Key: Key{mine.Prefix, testID(3)}, Version: 2, State: Released, Static: static, Gen: 2, Stamp: 100, Expiry: d.freshExpiry(d.now)}
+		d.hears(over)
+		if got := kinds(d.steps()) + kinds(d.wait(simSpread-1)); got != "" {
+			t.Fatalf("it gives way too soon: %q", got)
+		}
+		todo := d.wait(1)
+		if kinds(todo) != "lost publish persist publish" || !strings.Contains(todo[0].reason, over.Owner.String()) || !strings.Contains(todo[0].reason, "gave it up again") {
+			t.Fatalf("%q, %+v", kinds(todo), todo)
+		}
+		next := d.slots[0].claim
+		if static && (next.Prefix != mine.Prefix || next.Gen != 3) {
+			t.Errorf("then it claims %+v", next)
+		}
+		if !static {
+			continue
+		}
+		// The same, heard while the new claim is tentative.
+		over.Version, over.Gen = 4, 7
+		d.hears(over)
+		if got := kinds(d.steps()); got != "publish publish" || d.slots[0].claim.Gen != 8 || d.slots[0].claim.Prefix != mine.Prefix {
+			t.Errorf("%q, %+v", got, d.slots[0].claim)
 		}
 	}
 }

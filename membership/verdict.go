@@ -160,28 +160,20 @@ func (s *store) judge(prefixes []netip.Prefix) []*group {
 	return groups
 }
 
-// endOlder finishes off the released claims on one prefix and those that a
-// released one of their class has outlived.
+// endOlder finishes off the released claims on one prefix, which stand last, and
+// those that one of them ends.
 func endOlder(claims []ClaimInfo) {
-	var last [2]*ClaimInfo // the last generation that was in use and given up: dynamic, static
-	class := func(c *ClaimInfo) **ClaimInfo {
-		if c.Static {
-			return &last[1]
-		}
-		return &last[0]
+	released := len(claims)
+	for released > 0 && claims[released-1].State == Released {
+		released--
+		claims[released].Why = "released"
 	}
-	for i := range claims {
-		if c := &claims[i]; c.State == Released {
-			c.Why = "released"
-			if l := class(c); c.Stamp != 0 && (*l == nil || c.Gen > (*l).Gen) {
-				*l = c
-			}
-		}
-	}
-	for i := range claims {
-		if c := &claims[i]; c.State != Released {
-			if by := *class(c); by != nil && by.ends(c.Claim) {
+	for i := range claims[:released] {
+		c := &claims[i]
+		for j := range claims[released:] {
+			if by := &claims[released+j]; by.ends(c.Claim) { // the strongest of them comes first
 				c.Ended, c.Why = true, "ended: node "+by.Owner.String()[:8]+" gave up a later generation"
+				break
 			}
 		}
 	}

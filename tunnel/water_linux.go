@@ -303,7 +303,7 @@ func (d *waterDevice) result(file, packets error) error {
 	switch {
 	case d.closing.Load():
 		return fmt.Errorf("tunnel: %s: %w", d.name, os.ErrClosed)
-	case file != nil && d.gone():
+	case file != nil && lostInterface(d.conn, d.name):
 		return d.errGone
 	case file != nil:
 		return fmt.Errorf("tunnel: %s: %w", d.name, file)
@@ -311,13 +311,13 @@ func (d *waterDevice) result(file, packets error) error {
 	return packets
 }
 
-// gone asks the kernel whether the descriptor has lost its interface. The
+// lostInterface asks the kernel whether a descriptor has lost its interface. The
 // runtime's poller, which learns of it first, only says that there is nothing
 // left to poll.
-func (d *waterDevice) gone() bool {
+func lostInterface(conn syscall.RawConn, name string) bool {
 	var gone bool
-	err := d.conn.Control(func(fd uintptr) {
-		req, err := unix.NewIfreq(d.name)
+	err := conn.Control(func(fd uintptr) {
+		req, err := unix.NewIfreq(name)
 		if err == nil {
 			err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, req)
 		}

@@ -81,6 +81,9 @@ func TestKeys(t *testing.T) {
 		if len(s.Peers) != 1 {
 			t.Errorf("%s has the peers %+v, want one", n, s.Peers)
 		}
+		if strings.Contains(n.log(t), "no key is given") {
+			t.Errorf("%s says that it has no key", n)
+		}
 		if strings.Contains(n.log(t), strings.Fields(clusterKey)[0]) {
 			t.Errorf("the key is in the log of %s", n)
 		}

@@ -163,6 +163,9 @@ func TestLeases(t *testing.T) {
 	awaitMesh(t, nodes[:4]...)
 
 	t.Run("Listed", func(t *testing.T) {
+		if said := strings.Count(nodes[1].log(t), "no key is given"); said != 1 {
+			t.Errorf("that it has no key is said %d times", said)
+		}
 		// The change from tentative to held may be on its way.
 		labtest.Eventually(t, 10*time.Second, func() error {
 			l := nodes[1].leases(t)
@@ -241,7 +244,7 @@ func TestLeases(t *testing.T) {
 		}
 		// It comes back, has to give its old subnet up, and gets one again.
 		dead.start(t, "--join", seed)
-		dead.awaitLog(t, 30*time.Second, 0, "lease-lost", subnet.String())
+		dead.awaitLog(t, 30*time.Second, 0, "lease-lost", subnet.String(), "gave it up again")
 		dead.lease(t)
 		awaitMesh(t, nodes[:4]...)
 		agree(t, nodes[:4])
