@@ -33,16 +33,12 @@ func (s *Segmenter) Reset() { s.arena, s.segs = s.arena[:0], s.segs[:0] }
 // to p.Data and to memory of the Segmenter, and are valid until Reset. The error
 // is ErrSegment.
 func (s *Segmenter) Cut(p *Packet) ([]Segment, error) {
-	b, o := p.Data, &p.Offload
-	t, ok := findTransport(b, len(b))
-	size := int(o.SegmentSize)
-	if !ok || len(p.Frags) > 0 || size == 0 || !gsoFits(o.GSO, b[0]>>4, t.proto) {
+	if p.Offload.GSO == GSONone || Longest(p) == 0 {
 		return nil, ErrSegment
 	}
+	b, size := p.Data, int(p.Offload.SegmentSize)
+	t, _ := findTransport(b, len(b))
 	payload := b[t.payload:]
-	if len(payload) == 0 {
-		return nil, ErrSegment
-	}
 	first := len(s.segs)
 	pseudo := pseudoSum(b, t.proto, 0)
 	for i := 0; len(payload) > 0; i++ {
@@ -62,6 +58,19 @@ func (s *Segmenter) Cut(p *Packet) ([]Segment, error) {
 		s.segs = append(s.segs, seg)
 	}
 	return s.segs[first:len(s.segs):len(s.segs)], nil
+}
+
+// Longest is the length of the longest packet that p stands for: its own, or that
+// of its first segment. It is 0 for a superpacket that Cut would refuse.
+func Longest(p *Packet) int {
+	if p.Offload.GSO == GSONone {
+		return len(p.Data)
+	}
+	t, ok := findTransport(p.Data, len(p.Data))
+	if !ok || len(p.Frags) > 0 || p.Offload.SegmentSize == 0 || !gsoFits(p.Offload.GSO, p.Data[0]>>4, t.proto) || len(p.Data) == t.payload {
+		return 0
+	}
+	return min(t.payload+int(p.Offload.SegmentSize), len(p.Data))
 }
 
 // gsoFits reports whether a kind of superpacket belongs to IP version and

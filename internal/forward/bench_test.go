@@ -50,8 +50,8 @@ func TestDecisionsDoNotAllocate(t *testing.T) {
 	e := stubEngine(t, nil)
 	for _, table := range []*Table{e.Table(), mustTable(t, testTableConfig())} {
 		e.SetTable(table)
-		tx := newTxLoop(e, [sockCount]batchConn{&scriptConn{}, &scriptConn{}})
-		rx := newRxLoop(e, nil)
+		tx := newTxLoop(e, [sockCount]batchConn{&scriptConn{}, &scriptConn{}}, [sockCount]offloads{})
+		rx := newRxLoop(e, nil, offloads{})
 		for _, dst := range []string{
 			"100.96.2.1", "fd96:0:0:2::1", "100.96.1.1", "100.96.77.1", "203.0.113.1", "100.96.5.1", "224.0.0.1",
 		} {
@@ -81,8 +81,8 @@ func TestDecisionsDoNotAllocate(t *testing.T) {
 				m := received(from, frame(k, b))
 				if n := testing.AllocsPerRun(100, func() {
 					rx.cache = acceptCache{}
-					rx.decide(table, m)
-					rx.decide(table, m)
+					rx.decide(table, m.addr.Addr(), m.bufs[0], false)
+					rx.decide(table, m.addr.Addr(), m.bufs[0], false)
 				}); n != 0 {
 					t.Errorf("%x from %s: %v allocations", b[:40], from, n)
 				}
@@ -104,11 +104,12 @@ func (c *countConn) writeBatch(ms []datagram) (int, error) {
 func TestBatchesDoNotAllocate(t *testing.T) {
 	e := stubEngine(t, nil)
 	var c countConn
-	tx, rx := newTxLoop(e, [sockCount]batchConn{&c, nil}), newRxLoop(e, nil)
+	tx, rx := newTxLoop(e, [sockCount]batchConn{&c, nil}, [sockCount]offloads{}), newRxLoop(e, nil, offloads{})
 	pkt := tunnel.Packet{Data: innerFrom("100.96.1.9", "100.96.2.1", 1400)}
 	m := received("192.0.2.2:1", frame(encap.IPv4, innerFrom("100.96.2.1", "100.96.1.9", 1400)))
 	table := e.Table()
 	if n := testing.AllocsPerRun(100, func() {
+		tx.begin()
 		for i := range tx.pkts {
 			tx.pkts[i] = pkt
 			tx.take(table, i)
@@ -161,7 +162,7 @@ func BenchmarkNewTable(b *testing.B) {
 func BenchmarkTxDecide(b *testing.B) {
 	t, dsts := bigTable(b, 10000)
 	e := stubEngine(b, nil)
-	l := newTxLoop(e, [sockCount]batchConn{&countConn{}, nil})
+	l := newTxLoop(e, [sockCount]batchConn{&countConn{}, nil}, [sockCount]offloads{})
 	pkts := make([]tunnel.Packet, len(dsts))
 	for i, d := range dsts {
 		src := addr("10.255.255.1")
@@ -193,7 +194,7 @@ func BenchmarkRxDecide(b *testing.B) {
 	t, srcs := bigTable(b, 10000)
 	e := stubEngine(b, nil)
 	e.codec = encap.UDP{}
-	l := newRxLoop(e, nil)
+	l := newRxLoop(e, nil, offloads{})
 	ms := make([]datagram, len(srcs))
 	for i, s := range srcs {
 		dst := addr("10.255.255.1")
@@ -212,7 +213,7 @@ func BenchmarkRxDecide(b *testing.B) {
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
-				if _, _, r := l.decide(t, &ms[i]); r != None {
+				if _, _, r := l.decide(t, ms[i].addr.Addr(), ms[i].bufs[0], false); r != None {
 					b.Fatal(r)
 				}
 				if i++; i == bb.flows {

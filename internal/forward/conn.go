@@ -22,6 +22,16 @@ type datagram struct {
 	// truncated is set by readBatch when the datagram was longer than its
 	// buffer.
 	truncated bool
+	// segment, if not zero, says that these are several datagrams of that size
+	// behind each other, the last one of at most that: to be cut by the kernel, or
+	// joined by it. Only with offloads.
+	segment int
+}
+
+// offloads is what a batchConn has of them.
+type offloads struct {
+	gso bool // writeBatch takes datagrams with a segment
+	gro bool // readBatch returns such ones
 }
 
 // batchConn is all that the loops know of a UDP socket. One goroutine may call
@@ -83,6 +93,7 @@ func (x *xnetConn) readBatch(ms []datagram) (int, error) {
 	}
 	for i := range ms[:n] {
 		m, d := &x.rx[i], &ms[i]
+		d.segment = 0
 		d.n, d.truncated, d.addr = m.N, m.Flags&unix.MSG_TRUNC != 0, netip.AddrPort{}
 		if a, ok := m.Addr.(*net.UDPAddr); ok {
 			ip, _ := netip.AddrFromSlice(a.IP)

@@ -12,8 +12,6 @@ const (
 	// None is not a reason: the packet passes. It is never counted.
 	None Reason = iota
 
-	// TxOffloadUnsupported: the device handed over a superpacket.
-	TxOffloadUnsupported
 	// TxMalformed: not a complete IPv4 or IPv6 packet of exactly the length
 	// that its header says.
 	TxMalformed
@@ -85,34 +83,33 @@ const (
 )
 
 var reasonNames = [reasonCount]string{
-	None:                 "none",
-	TxOffloadUnsupported: "tx_offload_unsupported",
-	TxMalformed:          "tx_malformed",
-	TxMulticast:          "tx_multicast",
-	TxMartian:            "tx_martian",
-	TxOwnDestination:     "tx_own_destination",
-	TxOutsideNetwork:     "tx_outside_network",
-	TxNoOwner:            "tx_no_owner",
-	TxPeerDown:           "tx_peer_down",
-	TxNoSocket:           "tx_no_socket",
-	TxTooBig:             "tx_too_big",
-	TxSocketTooBig:       "tx_socket_too_big",
-	TxSocketNoBuffers:    "tx_socket_no_buffers",
-	TxSocketRefused:      "tx_socket_refused",
-	TxSocketUnreachable:  "tx_socket_unreachable",
-	TxSocketError:        "tx_socket_error",
-	TxDeviceError:        "tx_device_error",
-	TxICMPNotSent:        "tx_icmp_not_sent",
-	RxOversized:          "rx_oversized",
-	RxUnknownSource:      "rx_unknown_source",
-	RxMalformedFrame:     "rx_malformed_frame",
-	RxMalformed:          "rx_malformed",
-	RxMulticast:          "rx_multicast",
-	RxMartian:            "rx_martian",
-	RxSpoofedSource:      "rx_spoofed_source",
-	RxWrongDestination:   "rx_wrong_destination",
-	RxDeviceRefused:      "rx_device_refused",
-	RxSocketError:        "rx_socket_error",
+	None:                "none",
+	TxMalformed:         "tx_malformed",
+	TxMulticast:         "tx_multicast",
+	TxMartian:           "tx_martian",
+	TxOwnDestination:    "tx_own_destination",
+	TxOutsideNetwork:    "tx_outside_network",
+	TxNoOwner:           "tx_no_owner",
+	TxPeerDown:          "tx_peer_down",
+	TxNoSocket:          "tx_no_socket",
+	TxTooBig:            "tx_too_big",
+	TxSocketTooBig:      "tx_socket_too_big",
+	TxSocketNoBuffers:   "tx_socket_no_buffers",
+	TxSocketRefused:     "tx_socket_refused",
+	TxSocketUnreachable: "tx_socket_unreachable",
+	TxSocketError:       "tx_socket_error",
+	TxDeviceError:       "tx_device_error",
+	TxICMPNotSent:       "tx_icmp_not_sent",
+	RxOversized:         "rx_oversized",
+	RxUnknownSource:     "rx_unknown_source",
+	RxMalformedFrame:    "rx_malformed_frame",
+	RxMalformed:         "rx_malformed",
+	RxMulticast:         "rx_multicast",
+	RxMartian:           "rx_martian",
+	RxSpoofedSource:     "rx_spoofed_source",
+	RxWrongDestination:  "rx_wrong_destination",
+	RxDeviceRefused:     "rx_device_refused",
+	RxSocketError:       "rx_socket_error",
 }
 
 // String returns the reason's name in snake_case.

@@ -18,7 +18,7 @@ func TestReasonNames(t *testing.T) {
 	d.Add(RxSpoofedSource, 3)
 	d.Add(None, 7)
 	want := map[string]uint64{
-		"tx_offload_unsupported": 0, "tx_malformed": 0, "tx_multicast": 0, "tx_martian": 0,
+		"tx_malformed": 0, "tx_multicast": 0, "tx_martian": 0,
 		"tx_own_destination": 0, "tx_outside_network": 0, "tx_no_owner": 0, "tx_peer_down": 0,
 		"tx_no_socket": 0, "tx_too_big": 0, "tx_socket_too_big": 0, "tx_socket_no_buffers": 0,
 		"tx_socket_refused": 0, "tx_socket_unreachable": 0, "tx_socket_error": 0, "tx_device_error": 0,

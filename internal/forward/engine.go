@@ -59,6 +59,8 @@ type Config struct {
 	Control func(frame []byte, from netip.AddrPort)
 	// MTU is the longest inner packet, in bytes, that is sent: 68 to 65535.
 	MTU int
+	// NoOffload leaves the sockets' segmentation offloads alone.
+	NoOffload bool
 	// Logger gets the drop counters that have risen, at most once a second
 	// for each reason. Nil: nothing is logged.
 	Logger *slog.Logger
@@ -72,6 +74,7 @@ type Engine struct {
 	conns   [sockCount]*net.UDPConn
 	control func(frame []byte, from netip.AddrPort)
 	mtu     int
+	offload bool
 	log     *slog.Logger
 
 	table   atomic.Pointer[Table]
@@ -127,6 +130,7 @@ func newEngine(cfg Config) *Engine {
 		codec:   cfg.Codec,
 		control: cfg.Control,
 		mtu:     cfg.MTU,
+		offload: !cfg.NoOffload,
 		log:     cfg.Logger,
 	}
 	if e.control == nil {
@@ -180,15 +184,16 @@ func (e *Engine) Run(ctx context.Context) error {
 		})
 	}
 	var conns [sockCount]batchConn
+	var off [sockCount]offloads
 	for i, c := range e.conns {
 		if c != nil {
-			conns[i] = newXNetConn(c, i == sock6, max(maxBatch, rxBatch))
+			conns[i], off[i] = newConn(c, i == sock6, max(maxBatch, rxBatch), e.offload)
 		}
 	}
-	start(newTxLoop(e, conns).run)
-	for _, c := range conns {
+	start(newTxLoop(e, conns, off).run)
+	for i, c := range conns {
 		if c != nil {
-			l := newRxLoop(e, c)
+			l := newRxLoop(e, c, off[i])
 			start(func() error { return l.run(ctx) })
 		}
 	}

@@ -19,18 +19,20 @@ type output struct {
 	drops *Drops
 }
 
-// write hands pkts over in order, goes on behind those that the device refuses,
-// and counts both. peers[i] is whom pkts[i] is from. The only error is that of a
-// closed device.
-func (o *output) write(pkts []tunnel.Packet, peers []*Peer) error {
+// write hands over what was joined, in order, goes on behind what the device
+// refuses, and counts both. peers[i] is whom the i-th packet is from. The only
+// error is that of a closed device.
+func (o *output) write(join *tunnel.Coalescer, peers []*Peer) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	pkts := join.Packets()
 	for i := 0; i < len(pkts); i++ { // past the refused one
 		n, err := o.dev.Write(pkts[i:])
 		for ; n > 0 && i < len(pkts); n, i = n-1, i+1 {
 			c := peers[i].Counters
-			c.RxPackets.Add(1)
-			c.RxBytes.Add(uint64(len(pkts[i].Data)))
+			packets, bytes := join.Joined(i)
+			c.RxPackets.Add(uint64(packets))
+			c.RxBytes.Add(uint64(bytes))
 		}
 		if i == len(pkts) {
 			return nil
@@ -38,7 +40,8 @@ func (o *output) write(pkts []tunnel.Packet, peers []*Peer) error {
 		if errors.Is(err, os.ErrClosed) {
 			return fmt.Errorf("%w: write %s: %w", ErrDevice, o.dev.Name(), err)
 		}
-		o.drops.Add(RxDeviceRefused, 1)
+		packets, _ := join.Joined(i)
+		o.drops.Add(RxDeviceRefused, uint64(packets))
 	}
 	return nil
 }

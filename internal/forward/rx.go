@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/overlayd/overlayd/encap"
@@ -26,6 +27,9 @@ const (
 const (
 	maxDatagram = 65535
 	rxBatch     = 64
+	// groBatch is rxBatch where the kernel joins datagrams, each of which then
+	// needs a buffer of maxDatagram.
+	groBatch = 32
 )
 
 // A socket that has failed maxSocketErrors times in a row is from then on
@@ -41,20 +45,29 @@ type rxLoop struct {
 	e     *Engine
 	conn  batchConn
 	ms    []datagram
-	pkts  []tunnel.Packet // accepted from one batch
-	peers []*Peer         // from whom pkts[i] is
+	size  int               // of the longest datagram that is expected
+	join  *tunnel.Coalescer // of what was accepted from one batch
+	peers []*Peer           // from whom join's packets are
 	cache acceptCache
 }
 
-func newRxLoop(e *Engine, c batchConn) *rxLoop {
+func newRxLoop(e *Engine, c batchConn, off offloads) *rxLoop {
+	n := rxBatch
+	if off.gro {
+		n = groBatch
+	}
 	l := &rxLoop{
 		e:     e,
 		conn:  c,
-		ms:    make([]datagram, rxBatch),
-		pkts:  make([]tunnel.Packet, 0, rxBatch),
-		peers: make([]*Peer, 0, rxBatch),
+		ms:    make([]datagram, n),
+		size:  min(e.codec.HeaderLen()+max(e.mtu, minRxPacket)+rxSlack, maxDatagram),
+		join:  tunnel.NewCoalescer(e.device.Features()),
+		peers: make([]*Peer, 0, n),
 	}
-	size := min(e.codec.HeaderLen()+max(e.mtu, minRxPacket)+rxSlack, maxDatagram)
+	size := l.size
+	if off.gro {
+		size = maxDatagram
+	}
 	for i := range l.ms {
 		l.ms[i].bufs = [][]byte{make([]byte, size)}
 	}
@@ -101,18 +114,25 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// take keeps the packet in m for deliver, gives a control frame away, or drops
-// and counts m.
+// take works off the datagrams in m: it keeps their packets for deliver, gives
+// control frames away, and drops and counts the rest.
 func (l *rxLoop) take(t *Table, m *datagram) {
-	payload, p, reason := l.decide(t, m)
-	switch {
-	case reason != None:
-		l.e.drops.Add(reason, 1)
-	case p == nil:
-		l.e.control(payload, m.addr)
-	default:
-		l.pkts = append(l.pkts, tunnel.Packet{Data: payload})
-		l.peers = append(l.peers, p)
+	b := m.bufs[0][:m.n]
+	for first := true; first || len(b) > 0; first = false {
+		one := b
+		if m.segment > 0 {
+			one = b[:min(m.segment, len(b)):min(m.segment, len(b))]
+		}
+		b = b[len(one):]
+		payload, p, reason := l.decide(t, m.addr.Addr(), one, m.truncated && len(b) == 0)
+		switch {
+		case reason != None:
+			l.e.drops.Add(reason, 1)
+		case p == nil:
+			l.e.control(payload, m.addr)
+		case l.join.Add(payload) == len(l.peers): // a new one of join's packets
+			l.peers = append(l.peers, p)
+		}
 	}
 }
 
@@ -120,15 +140,14 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 // payload is an inner packet from peer p, or, if p is nil, a control frame from
 // a known address. The stranger is asked about first: what he sends costs one
 // lookup, and counts as his.
-func (l *rxLoop) decide(t *Table, m *datagram) (payload []byte, p *Peer, r Reason) {
-	outer := m.addr.Addr()
+func (l *rxLoop) decide(t *Table, outer netip.Addr, b []byte, truncated bool) (payload []byte, p *Peer, r Reason) {
 	if len(l.cache.senders(t, outer)) == 0 {
 		return nil, nil, RxUnknownSource
 	}
-	if m.truncated {
+	if truncated || len(b) > l.size {
 		return nil, nil, RxOversized
 	}
-	kind, payload, err := l.e.codec.Decode(m.bufs[0][:m.n])
+	kind, payload, err := l.e.codec.Decode(b)
 	if err != nil {
 		return nil, nil, RxMalformedFrame
 	}
@@ -156,12 +175,12 @@ func (l *rxLoop) decide(t *Table, m *datagram) (payload []byte, p *Peer, r Reaso
 // deliver writes what take has kept, in one call unless the device refuses a
 // packet, and forgets it. The only error is that of a closed device.
 func (l *rxLoop) deliver() error {
-	if len(l.pkts) == 0 {
+	if len(l.peers) == 0 {
 		return nil
 	}
-	err := l.e.out.write(l.pkts, l.peers)
-	clear(l.pkts)
+	err := l.e.out.write(l.join, l.peers)
 	clear(l.peers)
-	l.pkts, l.peers = l.pkts[:0], l.peers[:0]
+	l.peers = l.peers[:0]
+	l.join.Reset()
 	return err
 }

@@ -34,26 +34,27 @@ type txLoop struct {
 	e       *Engine
 	pkts    []tunnel.Packet
 	bufs    [][]byte
-	headers []byte // HeaderLen bytes for each packet of a batch
+	headers []byte // of the encap, for each datagram of a batch
+	cut     tunnel.Segmenter
 	queues  [sockCount]*sendQueue
 	cache   routeCache
 }
 
-func newTxLoop(e *Engine, conns [sockCount]batchConn) *txLoop {
+func newTxLoop(e *Engine, conns [sockCount]batchConn, off [sockCount]offloads) *txLoop {
 	f := e.device.Features()
 	n := batchLen(f.ReadBatch)
 	l := &txLoop{
 		e:       e,
 		pkts:    make([]tunnel.Packet, n),
 		bufs:    make([][]byte, n),
-		headers: make([]byte, n*e.codec.HeaderLen()),
+		headers: make([]byte, 0, n*e.codec.HeaderLen()),
 	}
 	for i := range l.bufs {
 		l.bufs[i] = make([]byte, f.MaxPacket)
 	}
 	for i, c := range conns {
 		if c != nil {
-			l.queues[i] = newSendQueue(c, &e.drops, n)
+			l.queues[i] = newSendQueue(c, &e.drops, n, off[i].gso)
 		}
 	}
 	return l
@@ -80,6 +81,7 @@ func (l *txLoop) run() error {
 		}
 		failed = 0
 		t := l.e.table.Load()
+		l.begin()
 		for i := range l.pkts[:n] {
 			l.take(t, i)
 		}
@@ -92,6 +94,12 @@ func (l *txLoop) run() error {
 			}
 		}
 	}
+}
+
+// begin forgets the batch before.
+func (l *txLoop) begin() {
+	l.headers = l.headers[:0]
+	l.cut.Reset()
 }
 
 // take queues packet i of the batch for its peer, or drops and counts it and
@@ -110,22 +118,41 @@ func (l *txLoop) take(t *Table, i int) {
 		l.e.drops.Add(reason, 1)
 		return
 	}
-	hl := l.e.codec.HeaderLen()
-	h := l.headers[i*hl : (i+1)*hl]
 	kind := encap.IPv4
 	if src.Is6() {
 		kind = encap.IPv6
 	}
+	q := l.queues[sockFor(p.Endpoint.Addr())]
+	if pkt.Offload.GSO == tunnel.GSONone {
+		q.add(p, l.header(kind, p), pkt.Data, nil)
+		return
+	}
+	segs, err := l.cut.Cut(pkt)
+	if err != nil {
+		l.e.drops.Add(TxMalformed, 1)
+		return
+	}
+	for i := range segs {
+		q.add(p, l.header(kind, p), segs[i].Header, segs[i].Payload)
+	}
+}
+
+// header makes the encap's header for one datagram to p, in memory of the batch.
+func (l *txLoop) header(kind encap.Kind, p *Peer) []byte {
+	n, hl := len(l.headers), l.e.codec.HeaderLen()
+	if cap(l.headers) < n+hl { // those made before keep the old memory alive
+		l.headers = make([]byte, 0, 2*cap(l.headers)+64*hl)
+		n = 0
+	}
+	l.headers = l.headers[:n+hl]
+	h := l.headers[n : n+hl : n+hl]
 	l.e.codec.PutHeader(h, kind, p.Dest)
-	l.queues[sockFor(p.Endpoint.Addr())].add(p, h, pkt.Data)
+	return h
 }
 
 // decide says to whom a packet from the device goes, or why it does not. The
 // peer is set with None and TxTooBig, src whenever the header is sound.
 func (l *txLoop) decide(t *Table, pkt *tunnel.Packet) (p *Peer, src netip.Addr, r Reason) {
-	if pkt.Offload.GSO != tunnel.GSONone {
-		return nil, src, TxOffloadUnsupported
-	}
 	src, dst, v := parseInner(pkt.Data)
 	switch v {
 	case headerMalformed:
@@ -150,10 +177,11 @@ func (l *txLoop) decide(t *Table, pkt *tunnel.Packet) (p *Peer, src netip.Addr, 
 	if l.queues[sockFor(p.Endpoint.Addr())] == nil {
 		return nil, src, TxNoSocket
 	}
-	if len(pkt.Data) > l.e.mtuTo(p) {
+	longest := tunnel.Longest(pkt)
+	if longest > l.e.mtuTo(p) {
 		return p, src, TxTooBig
 	}
-	if pkt.Offload.NeedsChecksum && !finishChecksum(pkt.Data, &pkt.Offload) {
+	if longest == 0 || pkt.Offload.GSO == tunnel.GSONone && pkt.Offload.NeedsChecksum && !tunnel.FinishChecksum(pkt) {
 		return nil, src, TxMalformed
 	}
 	return p, src, None

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -56,6 +55,7 @@ func sendErr(errno syscall.Errno) error {
 
 // batch puts packets into the loop's batch as Read would.
 func (l *txLoop) batch(pkts ...tunnel.Packet) {
+	l.begin()
 	for i, p := range pkts {
 		l.pkts[i] = p
 		l.take(l.e.table.Load(), i)
@@ -87,14 +87,17 @@ func TestTxDecide(t *testing.T) {
 		{"router solicitation", tunnel.Packet{Data: innerFrom("fe80::1", "ff02::2", 48)}, "", TxMulticast},
 		{"martian", tunnel.Packet{Data: innerFrom("127.0.0.1", "100.96.2.1", 100)}, "", TxMartian},
 		{"malformed", tunnel.Packet{Data: innerFrom(own4, "100.96.2.1", 100)[:99]}, "", TxMalformed},
-		{"superpacket", tunnel.Packet{Data: innerFrom(own4, "100.96.2.1", 100),
-			Offload: tunnel.Offload{GSO: tunnel.GSOTCP4}}, "", TxOffloadUnsupported},
+		{"superpacket that is none", tunnel.Packet{Data: innerFrom(own4, "100.96.2.1", 100),
+			Offload: tunnel.Offload{GSO: tunnel.GSOTCP4, SegmentSize: 10}}, "", TxMalformed},
+		{"superpacket", superpacket(own4, "100.96.2.1", 5000, 1360), "node2", None},
+		{"superpacket, IPv6", superpacket(own6, "fd96:0:0:2::1", 5000, 1340), "node2", None},
+		{"superpacket of segments that are too big", superpacket(own4, "100.96.2.1", 5000, 1361), "node2", TxTooBig},
 		{"checksum outside of the packet", tunnel.Packet{Data: innerFrom(own4, "100.96.2.1", 100),
 			Offload: tunnel.Offload{NeedsChecksum: true, ChecksumStart: 20, ChecksumOffset: 79}}, "", TxMalformed},
 		{"checksum in the IP header", tunnel.Packet{Data: innerFrom(own4, "100.96.2.1", 100),
 			Offload: tunnel.Offload{NeedsChecksum: true, ChecksumStart: 4, ChecksumOffset: 2}}, "", TxMalformed},
 	} {
-		l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: &scriptConn{}})
+		l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: &scriptConn{}}, [sockCount]offloads{})
 		p, _, r := l.decide(l.e.Table(), &tt.pkt)
 		name := ""
 		if p != nil {
@@ -104,7 +107,7 @@ func TestTxDecide(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q, %v", tt.name, name, r, tt.peer, tt.want)
 		}
 	}
-	l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock6: &scriptConn{}})
+	l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock6: &scriptConn{}}, [sockCount]offloads{})
 	if p, _, r := l.decide(l.e.Table(), &tunnel.Packet{Data: innerFrom(own6, "fd96:0:0:7::1", 1281)}); r != TxTooBig || p.Name != "node7" {
 		t.Errorf("over the peer's MTU: %v, %v", p, r)
 	}
@@ -113,7 +116,7 @@ func TestTxDecide(t *testing.T) {
 // TestTxBatch sends one device batch to peers of both outer families.
 func TestTxBatch(t *testing.T) {
 	var c4, c6 scriptConn
-	l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: &c4, sock6: &c6})
+	l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: &c4, sock6: &c6}, [sockCount]offloads{})
 	a := innerFrom("100.96.1.9", "100.96.2.1", 60)
 	b := innerFrom("fd96:0:0:1::9", "fd96:0:0:7::1", 80)
 	c := innerFrom("fd96:0:0:1::9", "fd96:0:0:2::1", 81)
@@ -178,7 +181,7 @@ func TestSendErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &scriptConn{script: tt.script}
-			l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: c})
+			l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{})
 			var want []int
 			for i := range 5 {
 				if l.batchOne(i, innerFrom("100.96.1.9", "100.96.2.1", 30+i)); !slices.Contains(tt.lost, i) {
@@ -213,7 +216,7 @@ func TestSendErrors(t *testing.T) {
 	}
 	t.Run("closed", func(t *testing.T) {
 		c := &scriptConn{script: []sendStep{{1, nil}, {0, fmt.Errorf("write: %w", net.ErrClosed)}}}
-		l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: c})
+		l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{})
 		for i := range 3 {
 			l.batchOne(i, innerFrom("100.96.1.9", "100.96.2.1", 30))
 		}
@@ -226,44 +229,4 @@ func TestSendErrors(t *testing.T) {
 func (l *txLoop) batchOne(i int, b []byte) {
 	l.pkts[i] = tunnel.Packet{Data: b}
 	l.take(l.e.table.Load(), i)
-}
-
-// TestFinishChecksum finishes the checksum of UDP packets of every length and
-// compares with the sum over pseudo-header and data, added up bit by bit.
-func TestFinishChecksum(t *testing.T) {
-	slow := func(b []byte) uint16 {
-		var sum uint32
-		for i := 0; i < len(b); i += 2 {
-			w := uint32(b[i]) << 8
-			if i+1 < len(b) {
-				w |= uint32(b[i+1])
-			}
-			if sum += w; sum > 0xffff {
-				sum -= 0xffff
-			}
-		}
-		return uint16(sum)
-	}
-	for n := 28; n <= 1500; n++ {
-		p := innerFrom("100.96.1.9", "100.96.2.1", n)
-		for i := 28; i < n; i++ {
-			p[i] = byte(i*7 + n)
-		}
-		pseudo := append(slices.Clone(p[12:20]), 0, 17)
-		pseudo = binary.BigEndian.AppendUint16(pseudo, uint16(n-20))
-		binary.BigEndian.PutUint16(p[26:], slow(pseudo))
-		o := tunnel.Offload{NeedsChecksum: true, ChecksumStart: 20, ChecksumOffset: 6}
-		if !finishChecksum(p, &o) {
-			t.Fatalf("length %d refused", n)
-		}
-		if got := slow(append(pseudo, p[20:]...)); got != 0xffff {
-			t.Fatalf("length %d: sum with checksum is %#x, want 0xffff", n, got)
-		}
-	}
-	// A sum whose complement is zero is sent as 0xffff.
-	p := innerFrom("100.96.1.9", "100.96.2.1", 28)
-	p[26], p[27] = 0xff, 0xff
-	if finishChecksum(p, &tunnel.Offload{ChecksumStart: 20, ChecksumOffset: 6}); p[26] != 0xff || p[27] != 0xff {
-		t.Errorf("checksum %x, want ffff", p[26:28])
-	}
 }
