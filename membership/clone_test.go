@@ -3,8 +3,10 @@
 package membership
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,6 +186,197 @@ func TestClusterEvict(t *testing.T) {
 		distinct(t, c.nodes)
 		if slices.ContainsFunc(a.events, lost) {
 			t.Errorf("events %v", a.events)
+		}
+	})
+}
+
+// three makes a settled cluster of three and returns the one that is copied.
+func (c *cluster) three() (original *node) {
+	for range 3 {
+		c.start(c.add(seedsOf(1, 2, 3)))
+	}
+	c.wait("agreement", time.Minute, func() bool { return allHeld(c.nodes) && agree(c.nodes) })
+	time.Sleep(10 * time.Second) // until peers are written down
+	return c.nodes[1]
+}
+
+// untouched checks that the original has lost nothing and that all send to it.
+func (c *cluster) untouched(original *node, held string) {
+	c.t.Helper()
+	if original.ended() || fmt.Sprint(original.View().Held) != held || slices.ContainsFunc(original.events, func(e Event) bool { return e.Kind == LeaseLost }) {
+		c.t.Errorf("the original ended %v, held %v, holds %v, events %v", original.ended(), held, original.View().Held, original.events)
+	}
+	c.wait("all to know the original", time.Minute, func() bool {
+		for _, n := range c.nodes[:3] {
+			if n == original {
+				continue
+			}
+			if p := n.peer(original.ID()); p == nil || p.State != StateAlive || p.Addrs[0] != original.cfg.Addrs[0] || fmt.Sprint(p.Subnets) != held {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestCloneBehindAnother: the first copy has just died without a word, so that
+// gossip takes it for alive, when the second one starts.
+func TestCloneBehindAnother(t *testing.T) {
+	for seed := range uint64(4) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, seed, lan)
+			defer c.stopAll()
+			original := c.three()
+			held := fmt.Sprint(original.View().Held)
+			first, second := c.add(seedsOf(1, 3)), c.add(seedsOf(1, 3))
+			copyState(t, first, original)
+			copyState(t, second, original)
+			c.start(first)
+			c.wait("the end of the first copy", 30*time.Second, first.ended)
+			first.silent = true // it has no time for a good-bye
+			first.Stop(t.Context())
+			first.Member = nil
+			time.Sleep(time.Second)
+			c.start(second)
+			c.wait("the end of the second copy", 30*time.Second, second.ended)
+			second.Stop(t.Context())
+			second.Member = nil
+			c.untouched(original, held)
+		})
+	}
+}
+
+// TestCloneOfAPausedOriginal: the original does not answer while its copy starts,
+// as when a snapshot of it is made.
+func TestCloneOfAPausedOriginal(t *testing.T) {
+	for seed := range uint64(4) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, seed, lan)
+			defer c.stopAll()
+			original := c.three()
+			held := fmt.Sprint(original.View().Held)
+			clone := c.add(seedsOf(1, 3))
+			copyState(t, clone, original)
+			at := original.cfg.Gossip
+			c.net.Partition(func(from, to netip.AddrPort) bool { return from == at || to == at })
+			c.start(clone)
+			time.Sleep(5 * time.Second)
+			c.net.Partition(nil)
+			c.wait("the end of the copy", 2*time.Minute, clone.ended)
+			clone.Stop(t.Context())
+			clone.Member = nil
+			c.untouched(original, held)
+		})
+	}
+}
+
+// TestCloneWithAnOlderLease: the copy is of a time at which the node had another
+// subnet. It never gives up in the original's name what that holds now.
+func TestCloneWithAnOlderLease(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 3, lan)
+			defer c.stopAll()
+			original := c.three()
+			held := fmt.Sprint(original.View().Held)
+			subnet := original.View().Held[0]
+			clone := c.add(seedsOf(1, 3))
+			copyState(t, clone, original)
+			file := filepath.Join(clone.cfg.StateDir, leaseFile)
+			b, err := os.ReadFile(file)
+			if err == nil {
+				err = os.WriteFile(file, bytes.ReplaceAll(b, []byte(subnet.String()), []byte("100.96.250.0/24")), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if paused {
+				at := original.cfg.Gossip
+				c.net.Partition(func(from, to netip.AddrPort) bool { return from == at || to == at })
+				defer c.net.Partition(nil)
+			}
+			c.start(clone)
+			if paused {
+				time.Sleep(5 * time.Second)
+				c.net.Partition(nil)
+			}
+			writes := uint64(0)
+			for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+				synctest.Wait()
+				for _, claim := range c.nodes[0].View().Claims() {
+					if claim.Owner == original.ID() && claim.Prefix == subnet {
+						writes = max(writes, claim.Version)
+						if claim.State == Released {
+							t.Fatalf("the original's lease was given up: %+v", claim)
+						}
+					}
+				}
+				if clone.ended() && clone.Member != nil {
+					clone.Stop(t.Context())
+				}
+			}
+			if !clone.ended() || writes > 20 {
+				t.Errorf("the copy ended %v; %d versions were written", clone.ended(), writes)
+			}
+			clone.Member = nil
+			c.untouched(original, held)
+		})
+	}
+}
+
+// TestStaleStateIsNoSync: a node that was stopped while tentative wakes up, and
+// finds in its socket what somebody has sent before others claimed the same.
+func TestStaleStateIsNoSync(t *testing.T) {
+	for seed := range uint64(4) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, seed, lan)
+			defer c.stopAll()
+			two := func(seeds ...int) func(*Config) {
+				return func(cfg *Config) {
+					cfg.Settings = Settings{[]netip.Prefix{pfx("100.96.0.0/23")}, []int{24}, 24 * time.Hour}
+					seedsOf(seeds...)(cfg)
+				}
+			}
+			a, b, d := c.add(two()), c.add(two(1)), c.add(two(1))
+			c.start(a)
+			c.wait("the first lease", time.Minute, func() bool { return a.held() == 1 })
+			c.start(b)
+			c.wait("a tentative claim", time.Minute, func() bool {
+				return slices.ContainsFunc(b.View().Claims(), func(c ClaimInfo) bool { return c.Owner == b.ID() && c.State == Tentative })
+			})
+			old := a.encodeAll()
+			at := b.cfg.Gossip
+			c.net.Partition(func(from, to netip.AddrPort) bool { return from == at || to == at })
+			c.start(d)
+			// Not longer than it takes to find b dead, or it is alone and may do what it likes.
+			time.Sleep(simSpread + 500*time.Millisecond)
+			b.inbox.putState(fullState{old}, len(old))
+			synctest.Wait()
+			if b.held() != 0 && b.anyAlive() {
+				t.Errorf("it holds %v by what it was told before", b.View().Held)
+			}
+			c.net.Partition(nil)
+		})
+	}
+}
+
+// TestForgedConflict: that somebody has our name somewhere is not believed until
+// he answers there.
+func TestForgedConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, lan)
+		defer c.stopAll()
+		n := c.add(nil)
+		n.cfg.Gossip, n.cfg.Addrs = clusterAddr(50), []netip.Addr{clusterAddr(50).Addr()}
+		c.start(n)
+		c.wait("a lease", time.Minute, func() bool { return n.held() == 2 })
+		for i := range 40 { // more than are kept
+			n.inbox.putMessage(conflict{clusterAddr(1 + i)}, 0)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n.ended() || n.held() != 2 {
+			t.Errorf("ended %v: %v", n.ended(), n.Err())
 		}
 	})
 }

@@ -1,9 +1,11 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -99,7 +101,8 @@ func (m *Member) dial(now time.Time) (next time.Time) {
 			busy++
 		}
 	}
-	for key, t := range m.targets {
+	for _, key := range m.dialOrder() {
+		t := m.targets[key]
 		if slices.ContainsFunc(t.addrs, func(a netip.AddrPort) bool { return alive[a] }) && m.leaser.synced {
 			// There it is. Should it go again, it is dialled with fresh zeal.
 			t.since, t.next, t.lastErr = now, now.Add(dialSoon), ""
@@ -118,6 +121,18 @@ func (m *Member) dial(now time.Time) (next time.Time) {
 		m.goDial(key, t.host, slices.Clone(t.addrs))
 	}
 	return next
+}
+
+// dialOrder is the keys of the targets: seeds first, and then those that have
+// been missing for the shortest time, so that many that are long gone do not keep
+// one that is there waiting.
+func (m *Member) dialOrder() []string {
+	keys := slices.Collect(maps.Keys(m.targets))
+	slices.SortFunc(keys, func(a, b string) int {
+		s, t := m.targets[a], m.targets[b]
+		return cmp.Or(cmpBool(t.host != "", s.host != ""), t.since.Compare(s.since), cmp.Compare(a, b))
+	})
+	return keys
 }
 
 // goDial resolves and joins in a goroutine of its own.
@@ -165,14 +180,24 @@ func (m *Member) dialEnded(d dialDone, now time.Time) {
 	// Up to a third less, so that nodes that lost each other together do not
 	// dial in step.
 	t.next = now.Add(wait - time.Duration(rand.Int64N(int64(wait/3)+1)))
-	if d.err != nil && d.err.Error() != t.lastErr {
-		t.lastErr = d.err.Error()
+	if d.err != nil && withoutPort(d.err.Error()) != t.lastErr {
+		t.lastErr = withoutPort(d.err.Error())
 		m.log.Info("cannot join yet, trying on", "target", d.key, "error", t.lastErr)
 		if why := explainJoin(d.err); why != "" && !m.leaser.synced && !m.joinSaid[why] {
 			m.joinSaid[why] = true
 			m.warn(fmt.Sprintf("cannot join at %s: %s", strings.TrimPrefix(strings.TrimPrefix(d.key, "seed "), "peer "), why))
 		}
 	}
+}
+
+// withoutPort takes our own port out of an error, which is another for each try.
+func withoutPort(text string) string {
+	if arrow := strings.Index(text, "->"); arrow >= 0 {
+		if colon := strings.LastIndex(text[:arrow], ":"); colon >= 0 {
+			return text[:colon] + text[arrow:]
+		}
+	}
+	return text
 }
 
 // explainJoin tells what a person has to change so that a node may join, empty
@@ -239,10 +264,14 @@ func (m *Member) startSync(now time.Time) {
 	if m.syncing || now.Before(m.syncAfter) {
 		return
 	}
-	var choices []netip.AddrPort
-	for _, p := range m.members {
+	type choice struct {
+		id NodeID
+		at netip.AddrPort
+	}
+	var choices []choice
+	for id, p := range m.members {
 		if p.state == StateAlive && p.meta.holder {
-			choices = append(choices, p.gossip)
+			choices = append(choices, choice{id, p.gossip})
 		}
 	}
 	m.leaser.syncStarted()
@@ -250,18 +279,20 @@ func (m *Member) startSync(now time.Time) {
 		// Nobody else holds the settings, so nobody else has claimed anything.
 		m.mu.Lock()
 		m.leaser.fullSync(now, false)
+		m.leaser.syncEnded(true)
 		m.mu.Unlock()
 		m.inbox.wake()
 		return
 	}
-	m.syncWith(choices[rand.IntN(len(choices))])
+	c := choices[rand.IntN(len(choices))]
+	m.syncWith(c.id, c.at)
 }
 
 // syncDone comes back through the inbox, behind the merged state itself.
 type syncDone struct{ err error }
 
-func (m *Member) syncWith(a netip.AddrPort) {
-	m.syncing = true
+func (m *Member) syncWith(id NodeID, a netip.AddrPort) {
+	m.syncing, m.syncFrom, m.syncSeen = true, id, false
 	m.wg.Go(func() {
 		m.inbox.put(syncDone{m.join(a)})
 	})

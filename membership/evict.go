@@ -27,14 +27,8 @@ func (l *leaser) evict(p netip.Prefix, now time.Time) error {
 	if i < 0 || p.Masked() != p {
 		return no("it is not a subnet of the overlay networks; see \"overlayd lease list\"")
 	}
-	for _, s := range l.slots {
-		switch {
-		case s.state == slotNone || !s.claim.Prefix.Overlaps(p):
-		case s.evict:
-			return no("that is under way")
-		default:
-			return no("it is this node's own: use \"overlayd leave\"")
-		}
+	if slices.ContainsFunc(l.slots, func(s *slot) bool { return s.evict && s.claim.Prefix.Overlaps(p) }) {
+		return no("that is under way")
 	}
 	claims := l.store.on(p)
 	j := slices.IndexFunc(claims, func(c ClaimInfo) bool { return c.Accepted })
@@ -42,6 +36,12 @@ func (l *leaser) evict(p netip.Prefix, now time.Time) error {
 		return no("nobody owns it; see \"overlayd lease list\"")
 	}
 	victim := claims[j].Claim
+	if victim.Owner == l.id {
+		return no("it is this node's own: use \"overlayd leave\"")
+	}
+	if own := l.store.claims[Key{p, l.id}]; own.Version >= maxCounter-maxLeaseWrites {
+		return no("this node's own record of it cannot be raised: do it on another one")
+	}
 	if l.live != nil && l.live(victim.Owner) {
 		return no("its owner, node %v, is alive: use \"overlayd leave\" there", victim.Owner)
 	}

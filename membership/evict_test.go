@@ -38,6 +38,7 @@ func TestEvictSteps(t *testing.T) {
 		}
 		d.syncStarted()
 		d.fullSync(d.now, true)
+		d.syncEnded(true)
 		todo := d.steps()
 		if got := kinds(todo); got != "evicted publish" || todo[0].prefix != victim.Prefix || todo[0].reason != "" {
 			t.Fatalf("effects: %q, %+v", got, todo)
@@ -51,6 +52,30 @@ func TestEvictSteps(t *testing.T) {
 		}
 		if err := d.evict(victim.Prefix, d.now); !errors.Is(err, ErrEvict) {
 			t.Errorf("once more: %v", err)
+		}
+	}
+}
+
+// TestEvictLasts: as long as the victim's claim, which a clock far ahead has
+// renewed.
+func TestEvictLasts(t *testing.T) {
+	d := drive(t, testID(1), oneNetwork, nil)
+	d.heldClaim()
+	victim := d.of(pfx("100.96.9.0/24"), 2, d.now.Add(10*365*testLease))
+	d.hears(victim)
+	if err := d.evict(victim.Prefix, d.now); err != nil {
+		t.Fatal(err)
+	}
+	d.steps()
+	d.wait(simSpread)
+	d.syncStarted()
+	d.syncEnded(true)
+	d.steps()
+	for range 20 {
+		d.wait(testLease)
+		d.expire(d.now)
+		if c := d.store.on(victim.Prefix); len(c) != 2 || c[0].Accepted {
+			t.Fatalf("%v later: %+v", d.now.Sub(simEpoch), c)
 		}
 	}
 }
@@ -104,6 +129,7 @@ func TestEvictRefused(t *testing.T) {
 	d.leaser.live = func(id NodeID) bool { return id == living.Owner }
 	for prefix, want := range map[string]string{
 		mine.Prefix.String(): "overlayd leave",
+		"100.96.0.0/16":      "nobody owns it",
 		"100.96.9.0/24":      "is alive",
 		"100.96.9.0/25":      "nobody owns it",
 		"100.96.10.0/24":     "nobody owns it",

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,9 +46,45 @@ var (
 	_ memberlist.ConflictDelegate = delegate{}
 )
 
-func (d delegate) NotifyJoin(n *memberlist.Node)   { d.m.inbox.put(nodeUp{copyNode(n)}) }
+func (d delegate) NotifyJoin(n *memberlist.Node) {
+	d.m.names.add(n.Name)
+	d.m.inbox.put(nodeUp{copyNode(n)})
+}
+
 func (d delegate) NotifyUpdate(n *memberlist.Node) { d.m.inbox.put(nodeUp{copyNode(n)}) }
-func (d delegate) NotifyLeave(n *memberlist.Node)  { d.m.inbox.put(nodeDown{copyNode(n)}) }
+
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	d.m.names.remove(n.Name)
+	d.m.inbox.put(nodeDown{copyNode(n)})
+}
+
+// nameSet is the names that memberlist takes for alive.
+type nameSet struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+func (s *nameSet) add(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names == nil {
+		s.names = make(map[string]bool)
+	}
+	s.names[name] = true
+}
+
+func (s *nameSet) remove(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.names, name)
+}
+
+// roomFor reports whether there is room for one more, or the name is there.
+func (s *nameSet) roomFor(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.names) < maxMembers || s.names[name]
+}
 
 func copyNode(n *memberlist.Node) memberlist.Node {
 	c := *n
@@ -60,6 +97,9 @@ func copyNode(n *memberlist.Node) memberlist.Node {
 // memory on it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	_, _, _, err := d.m.readNode(n)
+	if err == nil && !d.m.names.roomFor(n.Name) {
+		err = errRecordFull
+	}
 	if err != nil {
 		d.m.count(err)
 	}
@@ -69,10 +109,10 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 func (d delegate) NodeMeta(limit int) []byte { return *d.m.meta.Load() }
 
 func (d delegate) NotifyMsg(b []byte) {
-	d.m.inbox.putMessage(gossipMsg{append([]byte(nil), b...)})
+	d.m.inbox.putMessage(gossipMsg{append([]byte(nil), b...)}, len(b))
 }
 
-func (d delegate) MergeRemoteState(b []byte, join bool) { d.m.inbox.putState(fullState{b}) }
+func (d delegate) MergeRemoteState(b []byte, join bool) { d.m.inbox.putState(fullState{b}, len(b)) }
 
 func (d delegate) LocalState(join bool) []byte { return d.m.encodeAll() }
 
@@ -92,7 +132,7 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, payloa
 		return
 	}
 	if clock, ok := milliTime(binary.BigEndian.Uint64(payload[8:])); ok {
-		d.m.inbox.putMessage(digestMsg{copyNode(n), binary.BigEndian.Uint64(payload), clock})
+		d.m.inbox.putMessage(digestMsg{copyNode(n), binary.BigEndian.Uint64(payload), clock}, 0)
 	}
 }
 
@@ -102,7 +142,7 @@ func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 		return
 	}
 	if a, ok := netip.AddrFromSlice(other.Addr); ok {
-		d.m.inbox.putMessage(conflict{netip.AddrPortFrom(a.Unmap(), other.Port)})
+		d.m.inbox.putMessage(conflict{netip.AddrPortFrom(a.Unmap(), other.Port)}, 0)
 	}
 }
 

@@ -24,6 +24,7 @@ func TestForgedLastVersion(t *testing.T) {
 				if e.kind == effectSync {
 					d.syncStarted()
 					d.fullSync(d.now, true)
+					d.syncEnded(true)
 				}
 			}
 		}

@@ -8,7 +8,7 @@ import (
 func TestInboxKeepsOrder(t *testing.T) {
 	b := newInbox()
 	b.put(1)
-	b.putMessage(2)
+	b.putMessage(2, 1)
 	b.put(3)
 	select {
 	case <-b.signal:
@@ -27,7 +27,7 @@ func TestInboxKeepsOrder(t *testing.T) {
 func TestInboxBound(t *testing.T) {
 	b := newInbox()
 	for i := range 3 * maxInboxMessages {
-		b.putMessage(i)
+		b.putMessage(i, 1)
 	}
 	b.put("a node event") // is never dropped
 	got := b.take()
@@ -40,7 +40,7 @@ func TestInboxBound(t *testing.T) {
 	if b.dropped != 2*maxInboxMessages {
 		t.Errorf("%d dropped", b.dropped)
 	}
-	b.putMessage("room again")
+	b.putMessage("room again", 1)
 	if got := b.take(); len(got) != 1 || b.dropped != 2*maxInboxMessages {
 		t.Errorf("%v, %d dropped", got, b.dropped)
 	}
@@ -56,7 +56,7 @@ func TestInboxFromManyGoroutines(t *testing.T) {
 				if i%2 == 0 {
 					b.put([2]int{w, i})
 				} else {
-					b.putMessage([2]int{w, i})
+					b.putMessage([2]int{w, i}, 1)
 				}
 			}
 		})

@@ -33,6 +33,12 @@ type leaser struct {
 	skew time.Duration
 	// live reports whether a node is known to live now; nil: none is.
 	live func(NodeID) bool
+	// twins reports whether another life of this node seems to live now: its past,
+	// or a clone. nil: none does.
+	twins func() bool
+	// strays are held claims in our name that we know nothing of, and when they
+	// are given up.
+	strays map[Key]time.Time
 	// alone: no other node is known to live now; everAlone: none was ever seen.
 	alone, everAlone bool
 	// synced: has merged in full with a node that holds the settings (or is the
@@ -65,6 +71,7 @@ type slot struct {
 	beaten    time.Time // since when the held claim has been beaten, zero if it is not
 	doubted   time.Time // when it was found that an earlier life had released it
 	refuted   []refutation
+	resumed   uint64 // expiry of the claim as it was found at the start, until synced
 	refused   map[netip.Prefix]bool
 	full      bool // no subnet was free at the last try
 	lostLoud  bool // a static subnet was lost and said so
@@ -108,7 +115,7 @@ const (
 
 // newLeaser makes a leaser that resumes the held claims of an earlier run.
 func newLeaser(id NodeID, s Settings, static []netip.Prefix, st *store, spread time.Duration, resume []Claim, now time.Time) *leaser {
-	l := &leaser{id: id, settings: s, spread: spread, store: st, alone: true, everAlone: len(resume) == 0}
+	l := &leaser{id: id, settings: s, spread: spread, store: st, alone: true, everAlone: len(resume) == 0, strays: map[Key]time.Time{}}
 	for i, n := range s.Networks {
 		sl := &slot{space: space{n, s.SubnetLens[i]}, refused: map[netip.Prefix]bool{}}
 		for _, p := range static {
@@ -131,7 +138,14 @@ func (l *leaser) owns(p netip.Prefix) bool {
 	return false
 }
 
-func (l *leaser) emit(e effect) { l.effects = append(l.effects, e) }
+// emit adds an effect. What is persisted is the state at the end of all effects,
+// so once is enough.
+func (l *leaser) emit(e effect) {
+	if e.kind == effectPersist && slices.ContainsFunc(l.effects, func(e effect) bool { return e.kind == effectPersist }) {
+		return
+	}
+	l.effects = append(l.effects, e)
+}
 
 // take returns what is to be done and forgets it.
 func (l *leaser) take() (todo []effect) {
@@ -154,9 +168,7 @@ func (l *leaser) syncStarted() {
 func (l *leaser) fullSync(now time.Time, withOther bool) {
 	l.synced = true
 	for _, s := range l.slots {
-		if s.state == slotTentative && s.syncAsked {
-			s.syncDone = true
-		}
+		l.restamp(s, now)
 		if withOther && s.state == slotHeld && s.claim.Solo && l.accepted(s) {
 			s.claim.Solo = false
 			s.claim.Version++
@@ -166,12 +178,15 @@ func (l *leaser) fullSync(now time.Time, withOther bool) {
 	}
 }
 
-// syncFailed is told that the sync under way came to nothing; it is asked for
+// syncEnded is told that the sync that was asked for last has ended. ok: the node
+// that was asked has answered with all that it knew then, and that was merged;
+// nothing that arrived by itself counts, which may be old. Else it is asked for
 // again.
-func (l *leaser) syncFailed() {
+func (l *leaser) syncEnded(ok bool) {
 	for _, s := range l.slots {
-		if s.state == slotTentative && !s.syncDone {
-			s.syncAsked = false
+		if s.state == slotTentative && s.syncAsked {
+			s.syncDone = s.syncDone || ok
+			s.syncAsked = s.syncDone
 		}
 	}
 }
@@ -240,6 +255,7 @@ func (l *leaser) step(now time.Time) (todo []effect, next time.Time) {
 			l.stepHeld(s, now, at)
 		}
 	}
+	l.stepStrays(now, at)
 	l.slots = slices.DeleteFunc(l.slots, func(s *slot) bool { return s.evict && s.state == slotNone })
 	return l.take(), next
 }

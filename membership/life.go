@@ -78,7 +78,9 @@ func (l *leaser) renew(s *slot, now time.Time) (next time.Time) {
 		half := uint64(tentativeTime / time.Second / 2)
 		due, fresh = s.claim.Expiry-min(s.claim.Expiry, half), seconds(l.wall(now))+2*half
 	}
-	if wall := seconds(l.wall(now)); wall < due {
+	// An expiry from the future is of a clock that was wrong.
+	ahead := s.state == slotHeld && l.synced && s.claim.Expiry > fresh+l.leaseSeconds() && !now.Before(l.expireFrom)
+	if wall := seconds(l.wall(now)); wall < due && !ahead {
 		return now.Add(time.Duration(min(due-wall, 1<<30)) * time.Second)
 	}
 	s.claim.Expiry = fresh
@@ -131,12 +133,7 @@ func (l *leaser) resume(claims []Claim, now time.Time) {
 				continue
 			}
 			l.clock.saw(c.Stamp, l.wall(now))
-			if c.expired(l.wall(now)) {
-				// The others have forgotten it, and whoever holds the subnet now has
-				// done so for longer than this new claim.
-				c.Stamp = l.clock.next(l.wall(now))
-			}
-			s.state, s.claim = slotHeld, c
+			s.state, s.claim, s.resumed = slotHeld, c, c.Expiry
 			l.write(s, now)
 			l.renew(s, now)
 			l.emit(effect{kind: effectHeld, prefix: c.Prefix, reason: "kept from the last run"})
@@ -148,6 +145,21 @@ func (l *leaser) resume(claims []Claim, now time.Time) {
 			l.emit(effect{kind: effectPersist}) // or the next start takes it up again
 		}
 	}
+}
+
+// restamp makes a claim that was void before this life began a new one: the others
+// have forgotten it, and whoever holds the subnet now has done so for longer. It
+// waits until the cluster's time is known.
+func (l *leaser) restamp(s *slot, now time.Time) {
+	old := s.claim
+	old.Expiry, s.resumed = s.resumed, 0
+	if s.state != slotHeld || !old.expired(l.wall(now)) {
+		return
+	}
+	s.claim.Stamp = l.clock.next(l.wall(now))
+	s.claim.Version++
+	l.emit(effect{kind: effectPersist})
+	l.write(s, now)
 }
 
 // fits reports whether the slot wants what c claims.
@@ -189,6 +201,11 @@ func (l *leaser) write(s *slot, now time.Time) {
 func (l *leaser) bury(c Claim, now time.Time) {
 	c.State, c.Version = Released, c.Version+1
 	c.Expiry = max(l.freshExpiry(now), c.Expiry)
+	for _, other := range l.store.on(c.Prefix) {
+		if c.ends(other.Claim) { // or that would come back in the end
+			c.Expiry = max(c.Expiry, other.Expiry)
+		}
+	}
 	l.put(c, now)
 }
 
@@ -245,23 +262,65 @@ func (l *leaser) mergeOwn(c Claim, now time.Time) (changed bool) {
 		changed, _ = l.store.merge(c, l.voidTime(now))
 		return changed
 	}
-	if i := slices.IndexFunc(l.slots, func(s *slot) bool { return s.state == slotNone && l.fits(s, c) }); i >= 0 && c.State == Held && !l.left {
-		// We held it, and have lost our notes: the others remember.
-		s := l.slots[i]
-		s.state, s.claim, s.beaten = slotHeld, c, time.Time{}
-		s.claim.Version++
-		s.claim.Expiry = max(l.freshExpiry(now), c.Expiry)
-		l.emit(effect{kind: effectPersist})
-		l.put(s.claim, now)
-		l.emit(effect{kind: effectHeld, prefix: c.Prefix, reason: "kept from an earlier run, as the others remember it"})
+	if c.State == Tentative || l.left {
+		l.bury(c, now)
 		return true
 	}
-	l.bury(c, now)
+	changed, _ = l.store.merge(c, l.voidTime(now))
+	i := slices.IndexFunc(l.slots, func(s *slot) bool { return s.state == slotNone && l.fits(s, c) })
+	if i < 0 || !l.wins(c) {
+		if len(l.strays) < maxRecordsPerOwner {
+			l.strays[c.Key] = now.Add(2 * l.spread)
+		}
+		return changed
+	}
+	// We held it, and have lost our notes: the others remember.
+	s := l.slots[i]
+	s.state, s.claim, s.beaten = slotHeld, c, time.Time{}
+	s.claim.Version++
+	s.claim.Expiry = max(l.freshExpiry(now), c.Expiry)
+	l.emit(effect{kind: effectPersist})
+	l.put(s.claim, now)
+	l.emit(effect{kind: effectHeld, prefix: c.Prefix, reason: "kept from an earlier run, as the others remember it"})
 	return true
+}
+
+// wins reports whether a claim of ours that is in the store is accepted.
+func (l *leaser) wins(c Claim) bool {
+	return slices.ContainsFunc(l.store.on(c.Prefix), func(v ClaimInfo) bool { return v.Owner == c.Owner && v.Accepted })
+}
+
+// stepStrays gives up what we are said to hold and do not: not at once, and not
+// while another life of ours seems to live, whose it may be.
+func (l *leaser) stepStrays(now time.Time, at func(time.Time)) {
+	for k, due := range l.strays {
+		c, there := l.store.claims[k]
+		if !there || c.State != Held || l.owns(k.Prefix) {
+			delete(l.strays, k)
+			continue
+		}
+		if now.Before(due) {
+			at(due)
+			continue
+		}
+		if l.twins != nil && l.twins() {
+			l.strays[k] = now.Add(l.spread)
+			at(now.Add(l.spread))
+			continue
+		}
+		delete(l.strays, k)
+		l.bury(c, now)
+	}
 }
 
 // overrule answers a newer record of what the slot claims.
 func (l *leaser) overrule(s *slot, c Claim, spent bool, now time.Time) {
+	if spent && s.evict {
+		l.emit(effect{kind: effectEvicted, prefix: c.Prefix, reason: "somebody wrote the last possible version of this node's claim"})
+		s.state, s.claim = slotNone, Claim{}
+		l.store.merge(c, l.voidTime(now))
+		return
+	}
 	if spent {
 		l.emit(effect{kind: effectLost, prefix: c.Prefix, reason: "somebody wrote the last possible version of our claim"})
 		s.refused[c.Prefix] = true
@@ -280,6 +339,15 @@ func (l *leaser) overrule(s *slot, c Claim, spent bool, now time.Time) {
 		// Answering a clone would never end.
 		s.claim = c
 		l.store.merge(c, l.voidTime(now))
+		return
+	}
+	if c.State == Held && s.state == slotHeld && c.Static == s.claim.Static && compareClaims(c, s.claim) < 0 {
+		// The stronger of two truths is the later one, or a clone's: insisting on
+		// ours would be answered for ever.
+		c.Version++
+		c.Expiry = max(s.claim.Expiry, c.Expiry)
+		s.claim = c
+		l.put(c, now)
 		return
 	}
 	if c.State == Released {
@@ -303,6 +371,7 @@ func (l *leaser) stepHeld(s *slot, now time.Time, at func(time.Time)) {
 		l.write(s, now)
 	}
 	if l.refutedTooLate(s) {
+		s.claim.Stamp = 0 // a tombstone of one in use would end the other's, too
 		l.lose(s, fmt.Sprintf("another node took %v over while this node was away", s.claim.Prefix), now)
 		at(now)
 		return

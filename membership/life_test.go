@@ -99,7 +99,14 @@ func TestLifeResumeOfTheForgotten(t *testing.T) {
 	for _, off := range []time.Duration{time.Hour, 7 * testLease, 9 * testLease} {
 		mine := Claim{Key: Key{pfx("100.96.7.0/24"), testID(1)}, Version: 5, State: Held, Gen: 2, Stamp: 99, Expiry: seconds(simEpoch.Add(-off)) + 8*24*3600}
 		d := drive(t, testID(1), oneNetwork, nil, mine)
+		if c := d.held()[0]; c.Stamp != mine.Stamp {
+			t.Errorf("off for %v: a new claim before the cluster's time is known: %+v", off, c)
+		}
+		d.fullSync(d.now, true)
 		c := d.held()[0]
+		if c != d.record(c.Key) {
+			t.Errorf("off for %v: %+v, in the store %+v", off, c, d.record(c.Key))
+		}
 		forgotten := off > 8*testLease
 		if c.Prefix != mine.Prefix || c.Gen != mine.Gen || (c.Stamp == mine.Stamp) == forgotten || c.expired(d.now.Add(6*testLease)) {
 			t.Errorf("off for %v: %+v", off, c)
@@ -139,6 +146,16 @@ func TestLifeLostNotes(t *testing.T) {
 			}
 			d.hears(tc.heard)
 			d.synced = false // so that it does not look for another at once
+			if !tc.held && tc.after != "left" {
+				// It may be of another life that is there after all.
+				twin := true
+				d.twins = func() bool { return twin }
+				if got := kinds(d.steps()) + kinds(d.wait(time.Hour)); got != "" || d.record(mine.Key) != tc.heard {
+					t.Errorf("before it is known whose it is: %q, %+v", got, d.record(mine.Key))
+				}
+				twin = false
+				d.now = d.now.Add(simSpread)
+			}
 			if got := kinds(d.steps()); got != tc.todo {
 				t.Errorf("effects: %q", got)
 			}
@@ -454,5 +471,92 @@ func TestClusterSkew(t *testing.T) {
 		if got, known := clusterSkew(slices.Clone(tc.ahead), tc.alive); got != tc.want || known != tc.known {
 			t.Errorf("%s: %v %v, want %v %v", tc.name, got, known, tc.want, tc.known)
 		}
+	}
+}
+
+// TestLifeRefutedTooLate: an owner comes back, refutes a claim that is tentative
+// as far as it knows, and hears that it is held. It gives the subnet up, and the
+// other one keeps it, whatever becomes of either.
+func TestLifeRefutedTooLate(t *testing.T) {
+	owner := drive(t, testID(1), oneNetwork, nil)
+	mine := owner.heldClaim()
+	d := drive(t, testID(2), oneNetwork, nil)
+	d.hears(mine)
+	d.others(true)
+	d.fullSync(d.now, true)
+	d.tentative(d.slots[0], mine.Prefix, false, d.now)
+	tentative := d.record(Key{mine.Prefix, testID(2)})
+	d.steps()
+	d.wait(simSpread)
+	d.syncStarted()
+	d.syncEnded(true)
+	d.steps()
+	held := d.record(tentative.Key)
+	if tentative.State != Tentative || held.State != Held || held.Gen != 2 {
+		t.Fatalf("not the case that is meant: %+v, %+v", tentative, held)
+	}
+	owner.now = d.now
+	owner.hears(tentative)
+	if got := kinds(owner.steps()); got != "persist publish" || owner.held()[0].Gen != 3 {
+		t.Fatalf("%q, %+v", got, owner.held())
+	}
+	refuting := owner.record(mine.Key)
+	owner.hears(held)
+	if got := kinds(owner.steps()); !strings.HasPrefix(got, "lost ") {
+		t.Errorf("the owner: %q", got)
+	}
+	d.hears(refuting)
+	d.steps()
+	d.hears(owner.record(mine.Key))
+	if got := kinds(d.steps()) + kinds(d.wait(time.Minute)); got != "" || len(d.held()) != 1 || !d.accepted(d.slots[0]) {
+		t.Errorf("the other one: %q, %v", got, d.held())
+	}
+}
+
+// TestLifeExpiryFromTheFuture: a claim that was renewed while the clock was years
+// ahead is brought back, so that it ends like any other.
+func TestLifeExpiryFromTheFuture(t *testing.T) {
+	ahead := simEpoch.Add(30 * 365 * testLease)
+	mine := Claim{Key: Key{pfx("100.96.7.0/24"), testID(1)}, Version: 5, State: Held, Gen: 1, Stamp: 99, Expiry: seconds(simEpoch) + 8*24*3600}
+	d := &driven{newLeaser(testID(1), oneNetwork, nil, newStore(), simSpread, []Claim{mine}, ahead), t, ahead}
+	d.steps()
+	d.setSkew(simEpoch.Sub(ahead), d.now)
+	d.others(true)
+	d.fullSync(d.now, true)
+	d.wait(expireGrace)
+	if c := d.held()[0]; c.Stamp != mine.Stamp || c.Expiry > seconds(d.wall(d.now))+8*24*3600 || c != d.record(c.Key) {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestLifeBackupOfAnEarlierEra: the owner was evicted once, took its subnet again,
+// and is restored from a backup of before all that.
+func TestLifeBackupOfAnEarlierEra(t *testing.T) {
+	old := Claim{Key: Key{pfx("100.96.7.0/24"), testID(1)}, Version: 5, State: Held, Gen: 1, Stamp: 99, Expiry: seconds(simEpoch) + 8*24*3600}
+	d := drive(t, testID(1), oneNetwork, nil, old)
+	d.steps()
+	now := old
+	now.Version, now.Gen, now.Stamp = 12, 3, 200
+	d.hears(now)
+	d.hears(Claim{Key: Key{old.Prefix, testID(2)}, Version: 4, State: Released, Gen: 2, Stamp: 150, Expiry: old.Expiry})
+	d.others(true)
+	d.fullSync(d.now, true)
+	if got := kinds(d.steps()) + kinds(d.wait(time.Hour)); strings.Contains(got, "lost") || d.held()[0].Gen != 3 || d.held()[0].Version <= 12 {
+		t.Errorf("%q, %+v", got, d.held())
+	}
+}
+
+// TestLifePersistsOnce: however many records of a batch are about our own claims,
+// they are written down once.
+func TestLifePersistsOnce(t *testing.T) {
+	d := drive(t, testID(1), oneNetwork, nil)
+	c := d.heldClaim()
+	for i := range uint64(1000) {
+		forged := c
+		forged.Version, forged.Gen = c.Version+10+2*i, 1+i
+		d.hears(forged)
+	}
+	if n := strings.Count(kinds(d.take()), "persist"); n != 1 {
+		t.Errorf("%d times", n)
 	}
 }

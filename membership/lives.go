@@ -26,7 +26,7 @@ func (m *Member) nodeUp(it nodeUp, now time.Time) {
 	addr, _ := netip.AddrFromSlice(it.node.Addr)
 	l := life{boot, mt, netip.AddrPortFrom(addr.Unmap(), it.node.Port)}
 	if id == m.id {
-		m.meetSelf(l)
+		m.meetTwin(l)
 		return
 	}
 	p, known := m.members[id]
@@ -49,19 +49,26 @@ func (m *Member) nodeUp(it nodeUp, now time.Time) {
 	if boot > p.boot || p.state != StateAlive {
 		p.since = now
 	}
-	p.life, p.state = l, StateAlive
+	p.life, p.state, p.down = l, StateAlive, false
 	m.touch(id)
 	m.peersChanged(now)
 }
 
 func (m *Member) nodeDown(it nodeDown, now time.Time) {
 	id, boot, err := parseGossipName(it.node.Name)
+	if err == nil && id == m.id {
+		m.twinGone(boot)
+	}
 	p := m.members[id]
 	if err != nil || p == nil {
 		return
 	}
 	p.earlier = slices.DeleteFunc(p.earlier, func(l life) bool { return l.boot == boot })
-	if boot != p.boot || p.state != StateAlive {
+	if boot != p.boot {
+		return
+	}
+	p.down = true
+	if p.state != StateAlive {
 		return
 	}
 	p.state, p.since = StateDead, now
@@ -101,7 +108,7 @@ func (m *Member) fallBack(p *member, now time.Time) {
 	}
 	p.life = p.earlier[i]
 	p.earlier = slices.Delete(p.earlier, i, i+1)
-	p.state, p.since = StateAlive, now
+	p.state, p.since, p.down = StateAlive, now, false
 	m.peersChanged(now)
 }
 
@@ -117,6 +124,12 @@ func (m *Member) forget(now time.Time) {
 	m.nextForget = now.Add(forgetEvery)
 	for id, p := range m.members {
 		if p.state == StateAlive {
+			continue
+		}
+		if now.Sub(p.since) > pastAfter && p.state == StateLeft && !p.down {
+			// It has said good-bye, and goes on: that was not its own word.
+			p.state, p.since = StateAlive, now
+			m.touch(id)
 			continue
 		}
 		if now.Sub(p.since) > pastAfter && len(p.earlier) > 0 {

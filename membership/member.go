@@ -57,15 +57,19 @@ type Member struct {
 	// differ are the digests of others that differ from differOwn, ours.
 	differ     map[uint64]retry
 	differOwn  uint64
-	dirty      bool            // the view must be made anew
-	changes    map[NodeID]bool // members that have changed since the last view
-	peers      []*Peer         // of the last view; never changed in place
-	nextSkew   time.Time       // when the clocks are compared again
-	skewSaid   bool            // a wrong clock was found and said so
-	nextDial   time.Time       // when targets are looked over again
-	nextForget time.Time       // when members are looked over again
-	silent     bool            // ends without a good-bye
-	cloneTest  bool            // it is being found out whether another node has our identity
+	dirty      bool               // the view must be made anew
+	changes    map[NodeID]bool    // members that have changed since the last view
+	peers      []*Peer            // of the last view; never changed in place
+	nextSkew   time.Time          // when the clocks are compared again
+	skewSaid   bool               // a wrong clock was found and said so
+	nextDial   time.Time          // when targets are looked over again
+	nextForget time.Time          // when members are looked over again
+	silent     bool               // ends without a good-bye
+	twins      map[twin]*twinTest // other lives of ours that gossip takes for alive
+	syncFrom   NodeID             // who was asked for everything last
+	syncSeen   bool               // a state of it with the settings has come since
+	names      nameSet
+	begun      time.Time
 	evictions  map[netip.Prefix]chan error
 	savePeers  time.Time // when remembered peers are written next, zero if unchanged
 	metaBusy   bool      // an UpdateNode is under way
@@ -90,6 +94,7 @@ type member struct {
 	life
 	state State
 	since time.Time
+	down  bool // memberlist has given this boot up
 	// earlier are lower boots that gossip takes for alive: mostly the node's own
 	// past, which is soon found dead.
 	earlier []life
@@ -136,7 +141,7 @@ func New(cfg Config) (*Member, error) {
 		changed: make(chan struct{}, 1), inbox: newInbox(),
 		store: newStore(), queue: newBroadcastQueue(gossipRetransmit),
 		members: make(map[NodeID]*member), targets: make(map[string]*target),
-		changes: make(map[NodeID]bool), joinSaid: make(map[string]bool), evictions: make(map[netip.Prefix]chan error),
+		changes: make(map[NodeID]bool), joinSaid: make(map[string]bool), twins: make(map[twin]*twinTest), evictions: make(map[netip.Prefix]chan error),
 		stop: make(chan stopRequest), done: make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -223,7 +228,9 @@ func (m *Member) Start() error {
 	now := time.Now()
 	m.leaser = newLeaser(m.id, m.cfg.Settings, m.cfg.Static, m.store, m.cfg.Spread, m.resumed, now)
 	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, beside: len(m.cfg.Seeds) == 0 && len(m.remembered) > 0, started: now}
+	m.begun = now
 	m.leaser.live = m.isAlive
+	m.leaser.twins = func() bool { return len(m.twins) > 0 }
 	m.findSelf()
 	m.setMeta()
 	m.digest.Store(m.store.digest)
@@ -322,6 +329,7 @@ func (m *Member) work(now time.Time) (next time.Time, err error) {
 	}
 	next = m.dial(now)
 	m.compareClocks(now)
+	next = m.testTwins(now, next)
 	m.forget(now)
 	if err := m.elect(now); err != nil {
 		return next, err

@@ -54,19 +54,18 @@ func (m *Member) handle(item any, now time.Time) error {
 		if next := now.Add(dialEager); m.syncAfter.Before(next) {
 			m.syncAfter = next
 		}
-		// What it brought was handled before this. A claim that it has not
-		// confirmed, since the other side has not synced or has other settings,
-		// asks again.
-		m.leaser.syncFailed()
+		// What it brought was handled before this. Whoever has not synced, or has
+		// other settings, or whose state was dropped, has told us nothing.
+		m.leaser.syncEnded(it.err == nil && m.syncSeen)
 		if it.err != nil {
 			m.log.Debug("full exchange failed", "error", it.err)
 		}
 	case metaDone:
 		m.metaBusy = false
 	case conflict:
-		return m.meetConflict(it)
-	case cloneTested:
-		return m.cloneTested(it)
+		m.meetTwin(life{boot: m.boot, gossip: it.addr})
+	case twinAnswered:
+		return m.twinAnswered(it, now)
 	case evictRequest:
 		m.beginEviction(it, now)
 	}
@@ -146,6 +145,7 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 	// Others hear of the news too, except when a newcomer takes in everything.
 	spread := m.leaser.synced
 	complete := false // it came from a node that holds the settings
+	var from NodeID
 	for len(b) > 0 {
 		r, rest, err := decodeRecord(b)
 		b = rest
@@ -157,8 +157,11 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 			}
 			continue
 		}
-		if r.kind == kindSettings && r.settings.Equal(m.cfg.Settings) {
+		switch {
+		case r.kind == kindSettings && r.settings.Equal(m.cfg.Settings):
 			complete = true
+		case r.kind == kindClock:
+			from = r.clock.Node
 		}
 		if err := m.mergeRecord(r, now, spread); err != nil {
 			return err
@@ -168,6 +171,7 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.holder = true
+		m.syncSeen = m.syncSeen || m.syncing && from == m.syncFrom
 		m.leaser.fullSync(now, true)
 		m.dirty = true
 	}
@@ -198,7 +202,8 @@ func (m *Member) compareDigest(it digestMsg, now time.Time) {
 	if !ok {
 		return
 	}
-	m.syncWith(netip.AddrPortFrom(addr.Unmap(), it.from.Port))
+	id, _, _ := parseGossipName(it.from.Name)
+	m.syncWith(id, netip.AddrPortFrom(addr.Unmap(), it.from.Port))
 	m.syncAfter = now.Add(digestPatience)
 }
 
@@ -301,7 +306,13 @@ func (m *Member) rememberPeersNow() {
 			all = append(all, entry{rememberedPeer{id, p.meta.name, p.gossip}, p.state == StateAlive})
 		}
 	}
+	// Of those that were not met in this life, and that nothing is left of, a
+	// node that has been up for long knows no more.
+	forget := m.leaser.synced && time.Since(m.begun) > m.cfg.Settings.LeaseTime
 	for _, r := range m.remembered {
+		if forget && len(m.store.byOwner[r.ID]) == 0 {
+			continue
+		}
 		if _, ok := m.members[r.ID]; !ok && r.ID != m.id {
 			all = append(all, entry{r, false})
 		}

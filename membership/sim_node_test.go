@@ -331,11 +331,15 @@ func (n *simNode) exchange(o *simNode, done func(ok bool)) {
 		done = func(bool) {}
 	}
 	failed := func() { n.arrives(dialPatience, func() { done(false); n.work() }) }
+	request := n.everything()
+	if o.up && o.paused && !s.isCut(n, o) {
+		// It waits in the other's socket, and is old when it is read.
+		o.arrives(s.delay(), func() { o.meet(n); o.mergeAll(request); o.work() })
+	}
 	if !s.reaches(n, o) {
 		failed()
 		return
 	}
-	request := n.everything()
 	life := o.life
 	s.after(s.delay(), func() {
 		if o.life != life || !s.reaches(n, o) || n.paused {
@@ -383,8 +387,8 @@ func (n *simNode) syncWith(o *simNode) {
 		n.syncing, n.syncAfter = false, n.wall()
 		if !ok {
 			n.syncAfter = n.wall().Add(dialEager)
-			n.leaser.syncFailed()
 		}
+		n.leaser.syncEnded(ok && o.holder)
 	})
 }
 
@@ -425,6 +429,7 @@ func (n *simNode) work() {
 			n.syncWith(o)
 		} else {
 			n.leaser.fullSync(now, false)
+			n.leaser.syncEnded(true)
 			next = now
 		}
 	}

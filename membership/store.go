@@ -15,6 +15,9 @@ const (
 	// maxRecordsPerOwner bounds what a single broken node can fill. A healthy
 	// one has one held claim per family and a few tombstones.
 	maxRecordsPerOwner = 64
+	// maxRecordsPerPrefix bounds what each change of one of them has to look at. A
+	// prefix has one owner, and those that it had in the last lease times.
+	maxRecordsPerPrefix = 256
 )
 
 // store is the merged set of claims, with the owner function's verdict on it,
@@ -80,7 +83,7 @@ func (s *store) merge(c Claim, wall time.Time) (changed bool, err error) {
 		}
 		s.digest ^= claimHash(old)
 	} else {
-		if len(s.claims) >= maxRecords || len(s.byOwner[c.Owner]) >= maxRecordsPerOwner {
+		if len(s.claims) >= maxRecords || len(s.byOwner[c.Owner]) >= maxRecordsPerOwner || len(s.byPrefix[c.Prefix]) >= maxRecordsPerPrefix {
 			return false, errRecordFull
 		}
 		s.byOwner[c.Owner] = append(s.byOwner[c.Owner], c.Prefix)
@@ -187,8 +190,11 @@ func (s *store) accepted(owner NodeID) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range s.byOwner[owner] {
 		for _, c := range s.on(p) {
-			if c.Accepted && c.Owner == owner {
-				out = append(out, p)
+			if c.Accepted { // only one of a prefix is
+				if c.Owner == owner {
+					out = append(out, p)
+				}
+				break
 			}
 		}
 	}

@@ -116,11 +116,27 @@ func (s *store) touch(old, fresh []*group) {
 		if r >= 0 {
 			b, fresh = fresh[0].claims, fresh[1:]
 		}
-		if !slices.Equal(a, b) {
-			for _, c := range slices.Concat(a, b) {
-				s.touched[c.Owner] = true
-			}
+		s.touchChanged(a, b)
+	}
+}
+
+// touchChanged is touch for one prefix.
+func (s *store) touchChanged(a, b []ClaimInfo) {
+	if slices.Equal(a, b) {
+		return
+	}
+	was := make(map[NodeID]ClaimInfo, len(a))
+	for _, c := range a {
+		was[c.Owner] = c
+	}
+	for _, c := range b {
+		if was[c.Owner] != c {
+			s.touched[c.Owner] = true
 		}
+		delete(was, c.Owner)
+	}
+	for owner := range was {
+		s.touched[owner] = true
 	}
 }
 
@@ -164,19 +180,27 @@ func (s *store) judge(prefixes []netip.Prefix) []*group {
 // those that one of them ends.
 func endOlder(claims []ClaimInfo) {
 	released := len(claims)
-	for released > 0 && claims[released-1].State == Released {
-		released--
-		claims[released].Why = "released"
+	var last [2]*ClaimInfo // of dynamic and static ones the latest that was in use
+	for ; released > 0 && claims[released-1].State == Released; released-- {
+		c := &claims[released-1]
+		c.Why = "released"
+		if l := &last[classOf(c.Static)]; c.Stamp != 0 && (*l == nil || c.Gen >= (*l).Gen) {
+			*l = c
+		}
 	}
 	for i := range claims[:released] {
 		c := &claims[i]
-		for j := range claims[released:] {
-			if by := &claims[released+j]; by.ends(c.Claim) { // the strongest of them comes first
-				c.Ended, c.Why = true, "ended: node "+by.Owner.String()[:8]+" gave up a later generation"
-				break
-			}
+		if by := last[classOf(c.Static)]; by != nil && by.ends(c.Claim) {
+			c.Ended, c.Why = true, "ended: node "+by.Owner.String()[:8]+" gave up a later generation"
 		}
 	}
+}
+
+func classOf(static bool) int {
+	if static {
+		return 1
+	}
+	return 0
 }
 
 // ends reports whether b is over because of c, on the same prefix: c was in use
