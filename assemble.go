@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -51,7 +52,7 @@ func (n *Node) lockRunDir() (err error) {
 		n.parts.lock, err = control.Acquire(n.cfg.RunDir)
 		// A file that a killed node left in a run directory that is ours now is
 		// ours, too; any other becomes ours when it is written.
-		n.parts.envWritten = err == nil && n.cfg.SubnetFile == ""
+		n.parts.envWritten = err == nil && filepath.Dir(n.cfg.subnetFile) == filepath.Clean(n.cfg.RunDir)
 	}
 	return err
 }
@@ -184,6 +185,7 @@ func (n *Node) memberEvent(e membership.Event) {
 	case membership.LeaseLost:
 		n.events.publish(Event{Kind: EventLeaseLost, Prefix: e.Prefix, Reason: e.Reason})
 	case membership.Warning:
+		n.notes.addGossip(e.Reason)
 		n.events.publish(Event{Kind: EventWarning, Reason: e.Reason})
 	}
 }
@@ -254,11 +256,24 @@ func (n *Node) openDevice() (err error) {
 		n.parts.device = t
 		return nil
 	}
-	n.parts.device, err = tunnel.OpenWater(n.cfg.Device, int(n.parts.mtu))
+	n.parts.device, err = n.openTUN()
 	if errors.Is(err, tunnel.ErrNameInUse) {
 		return fmt.Errorf("device %s: %w: choose another --device, or remove that interface", n.cfg.Device, tunnel.ErrNameInUse)
 	}
 	return err
+}
+
+// openTUN opens the device that hands over and takes superpackets, or, where the
+// kernel cannot do that or nobody wants it, the portable one.
+func (n *Node) openTUN() (tunnel.Device, error) {
+	if n.cfg.Offload != "off" {
+		d, err := tunnel.OpenVNet(n.cfg.Device)
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return d, err
+		}
+		n.log.Info("no offloads on the TUN: one packet at a time", "reason", err.Error())
+	}
+	return tunnel.OpenWater(n.cfg.Device, int(n.parts.mtu))
 }
 
 // configureDevice brings the device up and points the overlay at it, before
@@ -300,7 +315,7 @@ func (n *Node) startForwarding() error {
 	})
 	engine, err = forward.New(forward.Config{
 		Device: n.parts.device, Codec: n.codec(), Conns: n.parts.conns,
-		Control: n.parts.prober.Handle, MTU: int(n.parts.mtu), Logger: n.log,
+		Control: n.parts.prober.Handle, MTU: int(n.parts.mtu), NoOffload: n.cfg.Offload == "off", Logger: n.log,
 	})
 	if err != nil {
 		return err

@@ -55,6 +55,9 @@ func (n *Node) conduct() {
 	if len(c.held) == 0 {
 		n.diagnose() // else update has
 	}
+	for _, text := range n.notes.conflicts {
+		n.events.publish(Event{Kind: EventWarning, Reason: text})
+	}
 	for {
 		select {
 		case <-n.parts.member.Changed():
@@ -137,6 +140,7 @@ func (c *conductor) update() bool {
 		return true
 	}
 	n.parts.engine.SetTable(t)
+	n.notes.setJoined(view.Synced && len(c.held) == len(n.cfg.Networks))
 	n.mesh.Store(next)
 	for _, p := range fresh {
 		n.events.publish(Event{Kind: EventLeaseHeld, Prefix: p})

@@ -13,6 +13,8 @@ type notes struct {
 
 	mu       sync.Mutex
 	findings []string
+	gossip   []string // why this node is not part of its cluster, while it is not
+	joined   bool
 	repair   string // why our own addresses and routes cannot be put back, empty if they stand
 }
 
@@ -20,11 +22,34 @@ type notes struct {
 func (w *notes) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := append(slices.Clone(w.conflicts), w.findings...)
+	all := append(append(slices.Clone(w.conflicts), w.findings...), w.gossip...)
 	if w.repair != "" {
 		all = append(all, w.repair)
 	}
 	return all
+}
+
+// maxGossipNotes bounds what is kept of what gossip has to say.
+const maxGossipNotes = 8
+
+// addGossip takes note of a warning of gossip's.
+func (w *notes) addGossip(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.gossip, text) && len(w.gossip) < maxGossipNotes {
+		w.gossip = append(w.gossip, text)
+	}
+}
+
+// setJoined takes note that this node is part of its cluster and has its subnets,
+// or is not: what kept it from that is over.
+func (w *notes) setJoined(joined bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if joined && !w.joined {
+		w.gossip = nil
+	}
+	w.joined = joined
 }
 
 // setRepair takes note of how putting our own state back went.

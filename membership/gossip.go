@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -226,7 +227,7 @@ func (m *Member) createMemberlist(ctx context.Context) (*memberlist.Memberlist, 
 	c.Label = m.cfg.Cluster
 	d := delegate{m}
 	c.Delegate, c.Events, c.Alive, c.Ping, c.Conflict = d, d, d, d, d
-	c.Logger = log.New(gossipLog{m.log}, "", 0)
+	c.Logger = log.New(gossipLog{m.log, m.count}, "", 0)
 	if len(m.cfg.Keys) > 0 {
 		ring, err := memberlist.NewKeyring(m.cfg.Keys, m.cfg.Keys[0])
 		if err != nil {
@@ -256,11 +257,28 @@ func (m *Member) createMemberlist(ctx context.Context) (*memberlist.Memberlist, 
 
 // gossipLog takes memberlist's lines. They are about its inner life; what a
 // person must know is said by the Member itself.
-type gossipLog struct{ log *slog.Logger }
+type gossipLog struct {
+	log *slog.Logger
+	// refused is called for each line that says that something from the network
+	// was refused; memberlist tells it in no other way.
+	refused func(error)
+}
 
 var _ io.Writer = gossipLog{}
 
+// errPacket: memberlist could make no sense of what came to its port, or has no
+// key for it, or it is of another cluster.
+var errPacket = errors.New("packet_refused")
+
 func (g gossipLog) Write(b []byte) (int, error) {
+	// net.go: handleConn, ingestPacket, handleCommand, handleCompound and so on.
+	for _, what := range []string{"ailed to decode", "ecrypt", "discarding", "not supported", "too short", "failed to receive", "Failed to read remote state", "Failed to receive", "truncated",
+		"Failed push/pull merge", "invalid msgType", "invalid checksum", "missing message type", "label header", "ailed to decompress", "size is ("} {
+		if bytes.Contains(b, []byte(what)) {
+			g.refused(errPacket)
+			break
+		}
+	}
 	g.log.Debug("gossip: " + strings.TrimSpace(strings.ToValidUTF8(string(b), "?")))
 	return len(b), nil
 }
@@ -270,7 +288,7 @@ type refusals struct {
 	counts [len(refusalErrors)]atomic.Uint64
 }
 
-var refusalErrors = [...]error{errRecordShort, errRecordFormat, errRecordKind, errRecordBad, errRecordNetwork, errRecordFull, errMeta, errEndpointInside}
+var refusalErrors = [...]error{errPacket, errRecordShort, errRecordFormat, errRecordKind, errRecordBad, errRecordNetwork, errRecordFull, errMeta, errEndpointInside}
 
 func (m *Member) count(err error) {
 	for i, e := range refusalErrors {

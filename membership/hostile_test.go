@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -77,6 +78,29 @@ func TestNewcomerOfTheSameNameGivesWay(t *testing.T) {
 	}
 	if a.held() != 1 {
 		t.Errorf("it holds %v", a.View().Held)
+	}
+}
+
+// TestGarbageIsCounted: what comes to the gossip port and is no gossip.
+func TestGarbageIsCounted(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Config){"without a key": nil, "with a key": func(c *Config) { c.Keys = [][]byte{[]byte("0123456789abcdef")} }} {
+		t.Run(name, func(t *testing.T) {
+			a := newNode(t, 1, change).start()
+			refused := func() uint64 { return a.Refused()["gossip_packet_refused"] }
+			for _, network := range []string{"udp", "tcp"} {
+				before := refused()
+				conn, err := net.Dial(network, a.cfg.Gossip.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 3 {
+					conn.Write([]byte("\xc8garbage garbage garbage garbage garbage garbage garbage"))
+				}
+				conn.Close()
+				waitFor(t, network+" garbage to be counted", func() bool { return refused() > before })
+			}
+		})
 	}
 }
 

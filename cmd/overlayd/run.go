@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +21,8 @@ func newRunCommand(env []string) *cobra.Command {
 		Use:   "run --network PREFIX[,PREFIX6] {--interface NAME | --advertise ADDR[,ADDR6]} [--join HOST,...]",
 		Short: "Run a node in the foreground",
 		Long: `Runs a node in the foreground until SIGINT or SIGTERM, which take down all that
-it has made and keep its lease; a second signal exits at once. The log goes to
-standard error. Needs CAP_NET_ADMIN and /dev/net/tun.
+it has made and keep its lease; a signal more than three seconds later exits at
+once. The log goes to standard error. Needs CAP_NET_ADMIN and /dev/net/tun.
 
 Every flag may be given as a variable (--udp-port is OVERLAYD_UDP_PORT) or in the
 config file (udp_port: 8285); a flag wins over the variable, that over the file.
@@ -99,6 +100,10 @@ func newLogger(w io.Writer, level, format string) *slog.Logger {
 // errSecondSignal is the end of a stop that somebody was too impatient for.
 var errSecondSignal = errors.New("killed by a second signal: what is left behind is removed by \"overlayd cleanup\" or the next start")
 
+// impatientAfter is how long a stop may take before a second signal ends it: more
+// than it ever should.
+var impatientAfter = 3 * time.Second
+
 // node is what running a node needs of an overlayd.Node.
 type node interface {
 	Start(ctx context.Context) error
@@ -158,10 +163,23 @@ func runNode(ctx context.Context, node node, signals <-chan os.Signal, log *slog
 		<-reported
 		stopped <- err
 	}()
+	// Some programs send the signal twice, to the process and to its group: what
+	// comes while a stop may well be under way is no impatience.
+	patience := time.NewTimer(impatientAfter)
+	defer patience.Stop()
+	impatient := signals
 	select {
 	case err := <-stopped:
 		return err
-	case <-signals:
+	case <-patience.C:
+	}
+	for len(impatient) > 0 {
+		<-impatient
+	}
+	select {
+	case err := <-stopped:
+		return err
+	case <-impatient:
 		return errSecondSignal
 	}
 }

@@ -178,6 +178,8 @@ func TestNotifierEnvironment(t *testing.T) {
 }
 
 func TestRunEnds(t *testing.T) {
+	defer func(d time.Duration) { impatientAfter = d }(impatientAfter)
+	impatientAfter = 20 * time.Millisecond
 	fatal := errors.New("the device is gone")
 	for _, tt := range []struct {
 		name string
@@ -193,8 +195,13 @@ func TestRunEnds(t *testing.T) {
 		{name: "signal during start", prep: func(n *fakeNode) { n.slowStart = true }, do: func(_ *fakeNode, r *running) { r.signals <- syscall.SIGTERM }},
 		{name: "second signal", prep: func(n *fakeNode) { n.stopGate = make(chan struct{}) }, do: func(_ *fakeNode, r *running) {
 			r.signals <- syscall.SIGTERM
-			r.signals <- syscall.SIGINT
+			r.signals <- syscall.SIGTERM // of timeout(1), to the process and to its group
+			time.AfterFunc(10*impatientAfter, func() { r.signals <- syscall.SIGINT })
 		}, want: errSecondSignal},
+		{name: "twice at once", do: func(_ *fakeNode, r *running) {
+			r.signals <- syscall.SIGTERM
+			r.signals <- syscall.SIGTERM
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newFakeNode()

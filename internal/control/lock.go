@@ -75,12 +75,15 @@ func (l *Lock) Release() error {
 func makeRunDir(dir string) error {
 	if fi, err := os.Stat(dir); err == nil {
 		if !fi.IsDir() {
-			return fmt.Errorf("run directory %s is not a directory", dir)
+			return fmt.Errorf("run directory %s is not a directory: choose another one with --run-dir", dir)
 		}
 		return nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("run directory %s cannot be made: %w", dir, err)
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("run directory %s cannot be made: %w: run as root, which the TUN device needs as well (CAP_NET_ADMIN), or choose a writable directory with --run-dir", dir, err)
+		}
+		return fmt.Errorf("run directory %s cannot be made: %w: choose another one with --run-dir", dir, err)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return fmt.Errorf("run directory %s cannot be made: %w", dir, err)

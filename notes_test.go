@@ -1,0 +1,34 @@
+package overlayd
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// TestNotesOfGossip: what keeps a node from its cluster stands in the status until
+// it is in, and what comes later stays.
+func TestNotesOfGossip(t *testing.T) {
+	var w notes
+	w.addGossip("another key")
+	w.addGossip("another key")
+	w.setJoined(false)
+	if got := w.all(); !slices.Equal(got, []string{"another key"}) {
+		t.Errorf("before: %v", got)
+	}
+	w.setJoined(true)
+	if got := w.all(); len(got) != 0 {
+		t.Errorf("once it is in: %v", got)
+	}
+	w.addGossip("a wrong clock")
+	w.setJoined(true)
+	if got := w.all(); !slices.Equal(got, []string{"a wrong clock"}) {
+		t.Errorf("afterwards: %v", got)
+	}
+	for i := range 100 {
+		w.addGossip(fmt.Sprint(i))
+	}
+	if n := len(w.all()); n != maxGossipNotes {
+		t.Errorf("%d notes", n)
+	}
+}
