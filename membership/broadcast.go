@@ -40,6 +40,13 @@ func (q *broadcastQueue) add(k broadcastKey) {
 	q.items[k] = queued{since: q.added}
 }
 
+// fresh reports whether a queued record has not been sent often enough that most
+// nodes of any cluster may have it, at second hand.
+func (q *broadcastQueue) fresh(k broadcastKey) bool {
+	it, ok := q.items[k]
+	return ok && it.sent < q.mult
+}
+
 // take returns messages for one packet: the least sent first, the oldest first
 // among those, as many as fit limit when each costs overhead more than its
 // length. encode returns nil for a record that is gone.

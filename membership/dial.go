@@ -64,7 +64,8 @@ func (m *Member) addTargets(now time.Time) {
 		add("seed "+s, target{host: s})
 	}
 	for _, p := range m.remembered {
-		if p.ID != m.id {
+		// Whoever is there needs no call, once we are part of the cluster.
+		if p.ID != m.id && !(m.leaser.synced && m.isAlive(p.ID)) {
 			add("peer "+p.Gossip.String(), target{addrs: []netip.AddrPort{p.Gossip}})
 		}
 	}
@@ -87,10 +88,12 @@ func (m *Member) dial(now time.Time) (next time.Time) {
 		return m.nextDial
 	}
 	m.addTargets(now)
-	alive := make(map[netip.AddrPort]bool, len(m.members))
-	for _, p := range m.members {
-		if p.state == StateAlive {
-			alive[p.gossip] = true
+	if m.aliveAt == nil {
+		m.aliveAt = make(map[netip.AddrPort]bool, len(m.members))
+		for _, p := range m.members {
+			if p.state == StateAlive {
+				m.aliveAt[p.gossip] = true
+			}
 		}
 	}
 	next = now.Add(dialEager)
@@ -103,7 +106,7 @@ func (m *Member) dial(now time.Time) (next time.Time) {
 	}
 	for _, key := range m.dialOrder() {
 		t := m.targets[key]
-		if slices.ContainsFunc(t.addrs, func(a netip.AddrPort) bool { return alive[a] }) && m.leaser.synced {
+		if slices.ContainsFunc(t.addrs, func(a netip.AddrPort) bool { return m.aliveAt[a] }) && m.leaser.synced {
 			// There it is. Should it go again, it is dialled with fresh zeal.
 			t.since, t.next, t.lastErr = now, now.Add(dialSoon), ""
 			continue

@@ -36,6 +36,9 @@ type leaser struct {
 	// twins reports whether another life of this node seems to live now: its past,
 	// or a clone. nil: none does.
 	twins func() bool
+	// spreading reports whether we have not told everybody yet of a claim of ours,
+	// as far as our part of the gossip goes. nil: it is done at once.
+	spreading func(Key) bool
 	// strays are held claims in our name that we know nothing of, and when they
 	// are given up.
 	strays map[Key]time.Time
@@ -52,6 +55,10 @@ type leaser struct {
 
 	effects []effect
 }
+
+// maxSpreads bounds in spreading times how long a claim waits for its turn in a
+// gossip that is busy.
+const maxSpreads = 10
 
 // maxLeaseWrites is more versions than a claim goes through in its life.
 const maxLeaseWrites = 1 << 32
@@ -351,6 +358,12 @@ func (l *leaser) stepTentative(s *slot, now time.Time, at func(time.Time)) {
 	if !l.alone {
 		if ready := s.since.Add(l.spread); now.Before(ready) {
 			at(ready)
+			return
+		}
+		// When many nodes start at once, gossip takes longer than it mostly does:
+		// what keeps our claim waiting here keeps others' from us.
+		if l.spreading != nil && l.spreading(s.claim.Key) && now.Before(s.since.Add(maxSpreads*l.spread)) {
+			at(now.Add(l.spread / 20))
 			return
 		}
 		if !s.syncDone {

@@ -149,4 +149,5 @@ func (m *Member) forget(now time.Time) {
 func (m *Member) touch(id NodeID) {
 	m.changes[id] = true
 	m.dirty = true
+	m.aliveAt = nil
 }

@@ -57,17 +57,19 @@ type Member struct {
 	// differ are the digests of others that differ from differOwn, ours.
 	differ     map[uint64]retry
 	differOwn  uint64
-	dirty      bool               // the view must be made anew
-	changes    map[NodeID]bool    // members that have changed since the last view
-	peers      []*Peer            // of the last view; never changed in place
-	nextSkew   time.Time          // when the clocks are compared again
-	skewSaid   bool               // a wrong clock was found and said so
-	nextDial   time.Time          // when targets are looked over again
-	nextForget time.Time          // when members are looked over again
-	silent     bool               // ends without a good-bye
-	twins      map[twin]*twinTest // other lives of ours that gossip takes for alive
-	syncFrom   NodeID             // who was asked for everything last
-	syncSeen   bool               // a state of it with the settings has come since
+	dirty      bool                    // the view must be made anew
+	changes    map[NodeID]bool         // members that have changed since the last view
+	peers      []*Peer                 // of the last view; never changed in place
+	ahead      []time.Duration         // memory of compareClocks
+	nextSkew   time.Time               // when the clocks are compared again
+	skewSaid   bool                    // a wrong clock was found and said so
+	aliveAt    map[netip.AddrPort]bool // where live members are, nil if it has changed
+	nextDial   time.Time               // when targets are looked over again
+	nextForget time.Time               // when members are looked over again
+	silent     bool                    // ends without a good-bye
+	twins      map[twin]*twinTest      // other lives of ours that gossip takes for alive
+	syncFrom   NodeID                  // who was asked for everything last
+	syncSeen   bool                    // a state of it with the settings has come since
 	names      nameSet
 	begun      time.Time
 	evictions  map[netip.Prefix]chan error
@@ -230,6 +232,7 @@ func (m *Member) Start() error {
 	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, beside: len(m.cfg.Seeds) == 0 && len(m.remembered) > 0, started: now}
 	m.begun = now
 	m.leaser.live = m.isAlive
+	m.leaser.spreading = func(k Key) bool { return m.queue.fresh(broadcastKey{kind: kindClaim, claim: k}) }
 	m.leaser.twins = func() bool { return len(m.twins) > 0 }
 	m.findSelf()
 	m.setMeta()

@@ -104,6 +104,7 @@ func (n *simNode) start() {
 	n.syncing, n.syncAfter, n.lastMerge, n.held, n.everHeld = false, time.Time{}, time.Time{}, nil, false
 	n.peers = make([]simPeer, len(s.nodes))
 	n.leaser = newLeaser(n.id, s.settings, n.static, n.store, simSpread, n.disk.clone().claims, now)
+	n.leaser.spreading = func(k Key) bool { return n.queue.fresh(broadcastKey{kind: kindClaim, claim: k}) }
 	n.leaser.live = func(id NodeID) bool {
 		return slices.ContainsFunc(s.nodes, func(o *simNode) bool { return o.id == id && n.peers[o.i].alive })
 	}

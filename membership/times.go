@@ -35,7 +35,7 @@ func (m *Member) compareClocks(now time.Time) {
 	}
 	m.nextSkew = now.Add(compareEvery)
 	alive := 1
-	var ahead []time.Duration
+	ahead := m.ahead[:0]
 	for _, p := range m.members {
 		if p.state != StateAlive {
 			continue
@@ -47,6 +47,7 @@ func (m *Member) compareClocks(now time.Time) {
 			ahead = append(ahead, p.clock.Add(now.Sub(p.clockAt)).Sub(now.Round(0)))
 		}
 	}
+	m.ahead = ahead
 	if skew, known := clusterSkew(ahead, alive); known {
 		m.setSkew(skew, now)
 	}
