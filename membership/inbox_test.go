@@ -46,6 +46,24 @@ func TestInboxBound(t *testing.T) {
 	}
 }
 
+// TestInboxBytes: few and large things are bounded, too.
+func TestInboxBytes(t *testing.T) {
+	b := newInbox()
+	for range 100 {
+		b.putMessage("m", maxInboxMessageBytes/10)
+		b.putState("s", maxInboxStateBytes/10)
+	}
+	if got := b.take(); len(got) != 20 || b.dropped != 180 {
+		t.Errorf("%d kept, %d dropped", len(got), b.dropped)
+	}
+	for range 2 * maxInboxStates {
+		b.putState("s", 1)
+	}
+	if got := b.take(); len(got) != maxInboxStates {
+		t.Errorf("%d states", len(got))
+	}
+}
+
 func TestInboxFromManyGoroutines(t *testing.T) {
 	b := newInbox()
 	const writers, each = 8, 500

@@ -203,6 +203,18 @@ func TestStoreBounds(t *testing.T) {
 			t.Errorf("after one has expired: %v, %v", changed, err)
 		}
 	})
+	t.Run("of one prefix", func(t *testing.T) {
+		s := newStore()
+		for i := range 10 * maxRecordsPerPrefix {
+			_, err := s.merge(claim(7, testID(i)), simEpoch)
+			if want := i >= maxRecordsPerPrefix; errors.Is(err, errRecordFull) != want {
+				t.Fatalf("claim %d: %v", i, err)
+			}
+		}
+		if got := len(s.on(claim(7, testID(0)).Prefix)); got != maxRecordsPerPrefix {
+			t.Errorf("%d claims", got)
+		}
+	})
 	t.Run("of all together", func(t *testing.T) {
 		s := newStore()
 		for i := 0; len(s.claims) < maxRecords; i++ {
