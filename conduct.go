@@ -30,6 +30,7 @@ type meshPeer struct {
 	reason string
 	since  time.Time // since when path is what it is
 	up     bool      // was announced as up
+	proof  time.Time // of the last answered probe, also after probing has ended
 }
 
 // diagnoseEvery is how often this host is looked over for what eats packets.
@@ -246,8 +247,12 @@ func (c *conductor) judge(p *membership.Peer, old *meshPeer, now time.Time) *mes
 		m.reason = reach.Reason
 	}
 	m.fwd.Usable = m.path != PathNone
+	m.proof = reach.LastProof
 	if old != nil {
 		m.up = old.up
+		if m.proof.IsZero() {
+			m.proof = old.proof
+		}
 		if old.path == m.path {
 			m.since = old.since
 		}

@@ -72,12 +72,16 @@ func (n *Node) peerStatus() []PeerStatus {
 		if p.fwd.Endpoint.IsValid() {
 			s.Endpoint = p.fwd.Endpoint.String()
 		}
+		proof := p.proof
 		if reach, ok := n.parts.prober.State(p.ID); ok {
 			s.RTTUS = reach.RTT.Microseconds()
-			if !reach.LastProof.IsZero() {
-				age := max(now.Sub(reach.LastProof).Milliseconds(), 0)
-				s.LastProofMS = &age
+			if reach.LastProof.After(proof) {
+				proof = reach.LastProof
 			}
+		}
+		if !proof.IsZero() {
+			age := max(now.Sub(proof).Milliseconds(), 0)
+			s.LastProofMS = &age
 		}
 		out = append(out, s)
 	}

@@ -7,10 +7,11 @@
 // A [Claim] says that its owner wants, holds or has given up a prefix. It has a
 // single writer, its owner, and a key: (prefix, owner). Merging two sets of
 // claims keeps, per key, the one with the higher version, of equal versions
-// the one with the larger bytes; so merging cannot fail, and neither order nor
-// repetition matter. [Settings] are what all nodes must have in common; a node
-// that has merged in full with one that holds them is synced. The wire format
-// stands in record.go, that of a node's gossip entry in meta.go.
+// the one with the larger bytes; so neither order nor repetition matter, as long
+// as nobody fills more of the store than its bounds allow (store.go). [Settings]
+// are what all nodes must have in common; a node that has merged in full with one
+// that holds them is synced. The wire format stands in record.go, that of a node's
+// gossip entry in meta.go.
 //
 // # Who owns a prefix
 //

@@ -376,7 +376,7 @@ func (s Settings) Check() error {
 		// for containers; host routes and RFC 3021 links have none to spare.
 		longest := n.Addr().BitLen() - 2
 		if l := s.SubnetLens[i]; l > longest || l < 1 {
-			return fmt.Errorf("subnet length %d does not fit %v: it must be between %d and %d", l, n, n.Bits()+1, longest)
+			return fmt.Errorf("subnet length %d does not fit %v: it must be between %d and %d", l, n, max(n.Bits(), 1), longest)
 		}
 		if l := s.SubnetLens[i]; l < n.Bits() {
 			return fmt.Errorf("network %v is too small for subnets of length %d: use a network of /%d or shorter, or a longer --subnet-len", n, l, l)

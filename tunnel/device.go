@@ -2,8 +2,9 @@
 // with the offload metadata that the kernel attaches to them.
 //
 // A [Device] is the seam between overlayd and whatever hands over inner IP
-// packets: the portable TUN device of [OpenWater], the in-memory device of
-// [NewMemory], or a caller's own.
+// packets: the TUN device of [OpenVNet], which takes and hands over superpackets,
+// the portable one of [OpenWater], the in-memory device of [NewMemory], or a
+// caller's own. [Segmenter] and [Coalescer] cut and join superpackets.
 //
 // # Packets and superpackets
 //

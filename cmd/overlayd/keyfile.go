@@ -22,6 +22,9 @@ func readKeyFile(path string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if fi.IsDir() {
+		return nil, fmt.Errorf("%s is a directory: give the name of a file in it", path)
+	}
 	if fi.Mode().Perm()&0o007 != 0 {
 		return nil, fmt.Errorf("%s is open to everybody (mode %04o): run \"chmod 600 %s\"", path, fi.Mode().Perm(), path)
 	}

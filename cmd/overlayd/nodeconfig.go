@@ -161,7 +161,11 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	case err != nil || a.Zone() != "":
 		return netip.Prefix{}, fmt.Errorf("%q is not a prefix: write ADDRESS/LENGTH, such as 100.96.0.0/16 or fd96::/48", s)
 	case !hasLength:
-		return netip.Prefix{}, fmt.Errorf("%q has no length: write ADDRESS/LENGTH, such as %s/%d", s, addr, a.BitLen()/2)
+		length := a.BitLen() / 2
+		if p, err := a.Prefix(length); err != nil || p.Addr() != a {
+			length = a.BitLen() // it is a host's
+		}
+		return netip.Prefix{}, fmt.Errorf("%q has no length: write ADDRESS/LENGTH, such as %s/%d", s, addr, length)
 	}
 	return netip.Prefix{}, fmt.Errorf("%q: length %q is not a number from 0 to %d", s, length, a.BitLen())
 }

@@ -254,6 +254,7 @@ func TestConfigFileErrors(t *testing.T) {
 		{"fast_path: on\n", `FILE:1: fast_path: true is not one of auto, off, kernel-vxlan, direct`},
 		{"log_level: loud\n", `FILE:1: log_level: "loud" is not one of debug, info, warn, error`},
 		{"network: 100.96.0.0\n", `FILE:1: network: "100.96.0.0" has no length: write ADDRESS/LENGTH, such as 100.96.0.0/16`},
+		{"allow_source: 192.0.2.7\n", `FILE:1: allow_source: "192.0.2.7" has no length: write ADDRESS/LENGTH, such as 192.0.2.7/32`},
 		{"network: \"fd96::\"\n", `FILE:1: network: "fd96::" has no length: write ADDRESS/LENGTH, such as fd96::/64`},
 		{"network: 100.96.0.0/33\n", `FILE:1: network: "100.96.0.0/33": length "33" is not a number from 0 to 32`},
 		{"network: banana/8\n", `FILE:1: network: "banana/8" is not a prefix: write ADDRESS/LENGTH, such as 100.96.0.0/16 or fd96::/48`},
