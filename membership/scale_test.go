@@ -17,18 +17,22 @@ import (
 // Real memberlist code over the in-memory network, in virtual time, with 1% loss.
 // A cluster of 1000 nodes takes a quarter of an hour of one processor and some GB:
 //
-//	go test ./membership -run TestScale -scale 1000 -v -timeout 2h
-var scale = flag.Int("scale", 100, "how many nodes TestScale runs")
+//	go test ./membership -run TestScale -scale 1000 -settled 10m -v -timeout 2h
+var (
+	scale        = flag.Int("scale", 100, "how many nodes TestScale runs")
+	scaleSettled = flag.Duration("settled", time.Minute, "for how long TestScale watches a settled cluster, in virtual time")
+	scaleClaims  = flag.Int("claims", 200, "how many claims TestScale times")
+)
 
 // TestScale reports, and holds to the limits, how soon all nodes that start at
 // once have a subnet, how soon a new claim is known to all, and how much gossip a
 // settled node sends.
 func TestScale(t *testing.T) {
 	n := *scale
-	startLimit, spreadLimit, claims, settled := 30*time.Second, 2*time.Second, 200, time.Minute
+	startLimit, spreadLimit, claims, settled := 30*time.Second, 2*time.Second, *scaleClaims, *scaleSettled
 	network := "100.96.0.0/16" // 256 subnets
 	if n > 150 {
-		network, startLimit, spreadLimit, settled = "100.64.0.0/10", time.Minute, 4*time.Second, 10*time.Minute
+		network, startLimit, spreadLimit = "100.64.0.0/10", time.Minute, 4*time.Second
 	}
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1, lan)
