@@ -66,7 +66,8 @@ func newConn(c *net.UDPConn, is6 bool, n int, offload bool) (batchConn, offloads
 		return newXNetConn(c, is6, n), offloads{}
 	}
 	m := &mmsgConn{raw: raw, is6: is6, rx: newMmsgBatch(n), tx: newMmsgBatch(n)}
-	m.onReadable, m.onWritable = m.receive, m.send
+	m.onReadable = func(fd uintptr) bool { return m.rx.call(unix.SYS_RECVMMSG, fd) }
+	m.onWritable = func(fd uintptr) bool { return m.tx.call(unix.SYS_SENDMMSG, fd) }
 	if offload {
 		raw.Control(func(fd uintptr) {
 			// Any kernel that knows the option can tell its value.
@@ -114,24 +115,6 @@ func (m *mmsgConn) readBatch(ms []datagram) (int, error) {
 	return b.done, nil
 }
 
-func (m *mmsgConn) receive(fd uintptr) bool {
-	b := &m.rx
-	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.hdrs[0])), uintptr(b.n), unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			b.done = int(n)
-			return true
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			return false
-		}
-		b.errno = errno
-		return true
-	}
-}
-
 func (m *mmsgConn) writeBatch(ms []datagram) (int, error) {
 	b := &m.tx
 	ms = ms[:min(len(ms), len(b.hdrs))]
@@ -169,10 +152,10 @@ func (m *mmsgConn) writeBatch(ms []datagram) (int, error) {
 	return b.done, nil
 }
 
-func (m *mmsgConn) send(fd uintptr) bool {
-	b := &m.tx
+// call makes the system call, and reports false if it has to wait.
+func (b *mmsgBatch) call(number, fd uintptr) bool {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.hdrs[0])), uintptr(b.n), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.Syscall6(number, fd, uintptr(unsafe.Pointer(&b.hdrs[0])), uintptr(b.n), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			b.done = int(n)
