@@ -6,10 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -35,18 +31,12 @@ const (
 
 // vnetDevice is the Device of OpenVNet.
 type vnetDevice struct {
-	name     string
+	tunFile
 	features Features
-	file     *os.File
-	conn     syscall.RawConn
 
 	// Made once, so that no call allocates.
 	onReadable func(fd uintptr) bool
 	onWrite    func(fd uintptr) bool
-	errDown    error
-	errGone    error
-	errPacket  error
-	errOffload error
 
 	// The call of Read that is under way.
 	rd struct {
@@ -64,12 +54,6 @@ type vnetDevice struct {
 		hdr  [vnetHdrLen]byte
 		iov  []unix.Iovec
 	}
-
-	tooLong atomic.Uint64
-
-	closing   atomic.Bool
-	closeOnce sync.Once
-	closeErr  error
 }
 
 var _ StatsReader = (*vnetDevice)(nil)
@@ -96,19 +80,9 @@ func OpenVNet(name string) (Device, error) {
 		return nil, err
 	}
 	// Behind TUNSETIFF and non-blocking, so that the runtime's poller takes it.
-	d := &vnetDevice{
-		name: name, features: features, file: os.NewFile(uintptr(fd), tunPath),
-		errDown:    fmt.Errorf("tunnel: write %s: %w (%w)", name, ErrDown, unix.EIO),
-		errGone:    fmt.Errorf("tunnel: %s: %w, deleted by somebody else (%w)", name, ErrGone, unix.EBADFD),
-		errPacket:  fmt.Errorf("tunnel: write %s: %w", name, ErrPacket),
-		errOffload: fmt.Errorf("tunnel: write %s: %w", name, ErrOffload),
-	}
-	d.conn, err = d.file.SyscallConn()
-	if err == nil {
-		err = d.file.SetReadDeadline(time.Time{}) // fails for a file that is not in the poller
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("tunnel: open %s: %w", name, err), d.file.Close())
+	d := &vnetDevice{features: features}
+	if err := d.init(name, os.NewFile(uintptr(fd), tunPath)); err != nil {
+		return nil, err
 	}
 	d.onReadable, d.onWrite = d.readSome, d.writeAll
 	d.wr.iov = make([]unix.Iovec, 0, 128)
@@ -141,11 +115,7 @@ func attachVNet(fd int, name string) (f Features, err error) {
 	return f, nil
 }
 
-func (d *vnetDevice) Name() string { return d.name }
-
 func (d *vnetDevice) Features() Features { return d.features }
-
-func (d *vnetDevice) Stats() Stats { return Stats{TooLong: d.tooLong.Load()} }
 
 func (d *vnetDevice) Read(pkts []Packet) (int, error) {
 	if len(pkts) == 0 {
@@ -328,27 +298,4 @@ func iov(call, fd uintptr, list []unix.Iovec) (int, unix.Errno) {
 		return 0, errno
 	}
 	return int(n), 0
-}
-
-// result is the error of a call: see waterDevice.result.
-func (d *vnetDevice) result(file, packets error) error {
-	switch {
-	case d.closing.Load():
-		return fmt.Errorf("tunnel: %s: %w", d.name, os.ErrClosed)
-	case file != nil && lostInterface(d.conn, d.name):
-		return d.errGone
-	case file != nil:
-		return fmt.Errorf("tunnel: %s: %w", d.name, file)
-	}
-	return packets
-}
-
-func (d *vnetDevice) Close() error {
-	d.closeOnce.Do(func() {
-		d.closing.Store(true)
-		if err := d.file.Close(); err != nil {
-			d.closeErr = fmt.Errorf("tunnel: close %s: %w", d.name, err)
-		}
-	})
-	return d.closeErr
 }

@@ -4,37 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/songgao/water"
 	"golang.org/x/sys/unix"
 )
 
-const (
-	tunPath = "/dev/net/tun"
-	// waterBatch bounds how many packets one Read returns. Each costs a system
-	// call of its own, so a large batch saves nothing in front of the device; it
-	// only lets what is behind it send them together.
-	waterBatch = 64
-)
+// waterBatch bounds how many packets one Read returns. Each costs a system
+// call of its own, so a large batch saves nothing in front of the device; it
+// only lets what is behind it send them together.
+const waterBatch = 64
 
 // waterDevice is the Device of OpenWater.
 type waterDevice struct {
-	name string
+	tunFile
 	room int // Features.MaxPacket
-	file *os.File
-	conn syscall.RawConn
 
 	// Made once, so that no call allocates.
 	onReadable func(fd uintptr) bool
 	onWrite    func(fd uintptr) bool
-	errDown    error
-	errGone    error
-	errPacket  error
-	errOffload error
 
 	// The call of Read that is under way, for onReadable.
 	rd struct {
@@ -51,12 +39,6 @@ type waterDevice struct {
 		err  error
 		iov  [][]byte
 	}
-
-	tooLong atomic.Uint64
-
-	closing   atomic.Bool
-	closeOnce sync.Once
-	closeErr  error
 }
 
 var _ StatsReader = (*waterDevice)(nil)
@@ -97,24 +79,12 @@ func openWater(name string, maxPacket int) (Device, error) {
 		}
 	}
 	syscall.ForkLock.RUnlock()
-	if err == nil {
-		// Only a file in the runtime's poller has deadlines, and only such a one
-		// can be closed under a waiting Read.
-		err = file.SetReadDeadline(time.Time{})
-	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("tunnel: open %s: %w", name, err), file.Close())
 	}
-
-	d := &waterDevice{
-		name:       name,
-		room:       maxPacket,
-		file:       file,
-		conn:       conn,
-		errDown:    fmt.Errorf("tunnel: write %s: %w (%w)", name, ErrDown, unix.EIO),
-		errGone:    fmt.Errorf("tunnel: %s: %w, deleted by somebody else (%w)", name, ErrGone, unix.EBADFD),
-		errPacket:  fmt.Errorf("tunnel: write %s: %w", name, ErrPacket),
-		errOffload: fmt.Errorf("tunnel: write %s: %w", name, ErrOffload),
+	d := &waterDevice{room: maxPacket}
+	if err := d.init(name, file); err != nil {
+		return nil, err
 	}
 	d.onReadable = d.readSome
 	d.onWrite = d.writeAll
@@ -181,13 +151,9 @@ func explain(name string, err error) error {
 	return fmt.Errorf("tunnel: open %s: %w", name, err)
 }
 
-func (d *waterDevice) Name() string { return d.name }
-
 func (d *waterDevice) Features() Features {
 	return Features{ReadBatch: waterBatch, MaxPacket: d.room}
 }
-
-func (d *waterDevice) Stats() Stats { return Stats{TooLong: d.tooLong.Load()} }
 
 func (d *waterDevice) Read(pkts []Packet) (int, error) {
 	if len(pkts) == 0 {
@@ -295,47 +261,6 @@ func (d *waterDevice) writeAll(fd uintptr) bool {
 		}
 	}
 	return true
-}
-
-// result is the error of a call: that of the file if there is one, which after
-// Close is always that it was closed, else that of the packets.
-func (d *waterDevice) result(file, packets error) error {
-	switch {
-	case d.closing.Load():
-		return fmt.Errorf("tunnel: %s: %w", d.name, os.ErrClosed)
-	case file != nil && lostInterface(d.conn, d.name):
-		return d.errGone
-	case file != nil:
-		return fmt.Errorf("tunnel: %s: %w", d.name, file)
-	}
-	return packets
-}
-
-// lostInterface asks the kernel whether a descriptor has lost its interface. The
-// runtime's poller, which learns of it first, only says that there is nothing
-// left to poll.
-func lostInterface(conn syscall.RawConn, name string) bool {
-	var gone bool
-	err := conn.Control(func(fd uintptr) {
-		req, err := unix.NewIfreq(name)
-		if err == nil {
-			err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, req)
-		}
-		gone = errors.Is(err, unix.EBADFD)
-	})
-	return err == nil && gone
-}
-
-func (d *waterDevice) Close() error {
-	d.closeOnce.Do(func() {
-		d.closing.Store(true)
-		// os.File waits for a call that is under way to let go of the
-		// descriptor, and the kernel takes the interface down within close(2).
-		if err := d.file.Close(); err != nil {
-			d.closeErr = fmt.Errorf("tunnel: close %s: %w", d.name, err)
-		}
-	})
-	return d.closeErr
 }
 
 // ignoringEINTR repeats f while a signal interrupts it.
