@@ -238,7 +238,8 @@ func (s slowTable) accept(outer, src, dst netip.Addr) bool {
 		if owner, _ := s.route(src); owner == q {
 			return true
 		}
-		if !inOverlay && (allowed && !slices.Contains(s.cfg.OwnAddrs, src) || slices.Contains(q.Sources, src)) {
+		// What is ours is nobody else's, whatever he says that his addresses are.
+		if !inOverlay && !slices.Contains(s.cfg.OwnAddrs, src) && (allowed || slices.Contains(q.Sources, src)) {
 			return true
 		}
 	}
