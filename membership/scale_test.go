@@ -32,7 +32,7 @@ func TestScale(t *testing.T) {
 	startLimit, spreadLimit, claims, settled := 30*time.Second, 2*time.Second, *scaleClaims, *scaleSettled
 	network := "100.96.0.0/16" // 256 subnets
 	if n > 150 {
-		network, startLimit, spreadLimit = "100.64.0.0/10", time.Minute, 4*time.Second
+		network, startLimit, spreadLimit = "100.64.0.0/10", 2*time.Minute, 4*time.Second
 	}
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1, lan)
