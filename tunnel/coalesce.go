@@ -65,6 +65,9 @@ func (c *Coalescer) Len() int { return len(c.pkts) }
 // Add takes in an IP packet, whose memory is the Coalescer's until Reset, and
 // returns the index in Packets of what it has become part of.
 func (c *Coalescer) Add(b []byte) int {
+	if !c.features.Checksum { // the device takes no superpackets: nothing to look for
+		return c.append(b, transport{})
+	}
 	t, ok := findTransport(b, len(b))
 	if !ok {
 		c.nOpen = 0 // whatever flow it is of, nothing may be joined across it
