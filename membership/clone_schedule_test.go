@@ -76,9 +76,9 @@ func cloneSchedule(t *testing.T, seed uint64) {
 		}
 		what := rng.IntN(5)
 		switch what {
-		case 1: // of a time at which it had another subnet
+		case 1: // of a time at which it had another subnet, which is nobody's now
 			change(leaseFile, func(b []byte) []byte {
-				return bytes.ReplaceAll(b, []byte(original.View().Held[0].String()), []byte("100.96.250.0/24"))
+				return bytes.ReplaceAll(b, []byte(original.View().Held[0].String()), []byte(c.free()))
 			})
 		case 2: // of an earlier stamp and generation
 			change(leaseFile, func(b []byte) []byte {

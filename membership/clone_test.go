@@ -285,7 +285,7 @@ func TestCloneWithAnOlderLease(t *testing.T) {
 			file := filepath.Join(clone.cfg.StateDir, leaseFile)
 			b, err := os.ReadFile(file)
 			if err == nil {
-				err = os.WriteFile(file, bytes.ReplaceAll(b, []byte(subnet.String()), []byte("100.96.250.0/24")), 0o600)
+				err = os.WriteFile(file, bytes.ReplaceAll(b, []byte(subnet.String()), []byte(c.free())), 0o600)
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +104,18 @@ func seedsOf(idx ...int) func(*Config) {
 			c.Seeds = append(c.Seeds, clusterAddr(i).String())
 		}
 	}
+}
+
+// free is a subnet of the network that no node holds.
+func (c *cluster) free() string {
+	for i := range 256 {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 96, byte(250 - i), 0}), 24)
+		if !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.Member != nil && slices.Contains(n.View().Held, p) }) {
+			return p.String()
+		}
+	}
+	c.t.Fatal("no subnet is free")
+	return ""
 }
 
 func TestClusterSixAtOnce(t *testing.T) {
