@@ -8,6 +8,8 @@ FUZZTIME ?= 10s
 # For "make test TESTFLAGS=-v", or PKGS=./tunnel.
 PKGS    ?= ./...
 TESTFLAGS ?=
+# For "make bench-path BENCHFLAGS='-rounds 1'".
+BENCHFLAGS ?=
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -s -w -X github.com/overlayd/overlayd.Version=$(VERSION)
@@ -19,7 +21,7 @@ export GOFLAGS
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo test lint fuzz install clean
+.PHONY: all build demo test lint fuzz bench-path install clean
 
 all: build
 
@@ -53,6 +55,9 @@ lint: ## formatting, vet, staticcheck
 
 fuzz: ## each Fuzz function for FUZZTIME
 	GO="$(GO)" .ci/fuzz $(FUZZTIME)
+
+bench-path: build ## the userspace path beside a VXLAN of the kernel; needs root
+	$(GO) run ./bench/path -overlayd $(OUT) $(BENCHFLAGS)
 
 install: build ## into PREFIX, /usr/local by default; DESTDIR for packages
 	install -d $(DESTDIR)$(PREFIX)/bin

@@ -6,8 +6,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,8 +15,7 @@ const tunPath = "/dev/net/tun"
 // tunFile is what the devices on a file of /dev/net/tun have in common.
 type tunFile struct {
 	name string
-	file *os.File
-	conn syscall.RawConn
+	file descriptor
 
 	// Made once, so that no call allocates.
 	errDown    error
@@ -33,24 +30,21 @@ type tunFile struct {
 	closeErr  error
 }
 
-// init takes over a file that has become the interface name, and closes it if it
-// is of no use.
-func (d *tunFile) init(name string, file *os.File) (err error) {
+// descriptor is the open file, however its callers wait for it.
+type descriptor interface {
+	// Control calls fn with the descriptor, unless it is closed.
+	Control(fn func(fd int) error) error
+	// Close waits for a call that is under way to let go of the descriptor.
+	Close() error
+}
+
+// init takes over a file that has become the interface name.
+func (d *tunFile) init(name string, file descriptor) {
 	d.name, d.file = name, file
 	d.errDown = fmt.Errorf("tunnel: write %s: %w (%w)", name, ErrDown, unix.EIO)
 	d.errGone = fmt.Errorf("tunnel: %s: %w, deleted by somebody else (%w)", name, ErrGone, unix.EBADFD)
 	d.errPacket = fmt.Errorf("tunnel: write %s: %w", name, ErrPacket)
 	d.errOffload = fmt.Errorf("tunnel: write %s: %w", name, ErrOffload)
-	d.conn, err = file.SyscallConn()
-	if err == nil {
-		// Only a file in the runtime's poller has deadlines, and only such a one
-		// can be closed under a waiting Read.
-		err = file.SetReadDeadline(time.Time{})
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("tunnel: open %s: %w", name, err), file.Close())
-	}
-	return nil
 }
 
 func (d *tunFile) Name() string { return d.name }
@@ -75,22 +69,20 @@ func (d *tunFile) result(file, packets error) error {
 // runtime's poller, which learns of it first, only says that there is nothing
 // left to poll.
 func (d *tunFile) gone() bool {
-	var gone bool
-	err := d.conn.Control(func(fd uintptr) {
+	err := d.file.Control(func(fd int) error {
 		req, err := unix.NewIfreq(d.name)
 		if err == nil {
-			err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, req)
+			err = unix.IoctlIfreq(fd, unix.TUNGETIFF, req)
 		}
-		gone = errors.Is(err, unix.EBADFD)
+		return err
 	})
-	return err == nil && gone
+	return errors.Is(err, unix.EBADFD)
 }
 
 func (d *tunFile) Close() error {
 	d.closeOnce.Do(func() {
 		d.closing.Store(true)
-		// os.File waits for a call that is under way to let go of the
-		// descriptor, and the kernel takes the interface down within close(2).
+		// The kernel takes the interface down within close(2).
 		if err := d.file.Close(); err != nil {
 			d.closeErr = fmt.Errorf("tunnel: close %s: %w", d.name, err)
 		}

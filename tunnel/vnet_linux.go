@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/tunnel/rawfd"
 )
 
 const (
@@ -32,27 +34,17 @@ const (
 // vnetDevice is the Device of OpenVNet.
 type vnetDevice struct {
 	tunFile
+	fd       *rawfd.FD // the tunFile's
 	features Features
 
-	// Made once, so that no call allocates.
-	onReadable func(fd uintptr) bool
-	onWrite    func(fd uintptr) bool
-
-	// The call of Read that is under way.
+	// Of Read and of Write.
 	rd struct {
-		pkts []Packet
-		n    int
-		err  error
-		hdr  [vnetHdrLen]byte
-		iov  [2]unix.Iovec
+		hdr [vnetHdrLen]byte
+		iov [2]unix.Iovec
 	}
-	// The call of Write that is under way.
 	wr struct {
-		pkts []Packet
-		n    int
-		err  error
-		hdr  [vnetHdrLen]byte
-		iov  []unix.Iovec
+		hdr [vnetHdrLen]byte
+		iov []unix.Iovec
 	}
 }
 
@@ -79,12 +71,13 @@ func OpenVNet(name string) (Device, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	// Behind TUNSETIFF and non-blocking, so that the runtime's poller takes it.
-	d := &vnetDevice{features: features}
-	if err := d.init(name, os.NewFile(uintptr(fd), tunPath)); err != nil {
-		return nil, err
+	raw, err := rawfd.New(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("tunnel: open %s: %w", name, err)
 	}
-	d.onReadable, d.onWrite = d.readSome, d.writeAll
+	d := &vnetDevice{fd: raw, features: features}
+	d.init(name, raw)
 	d.wr.iov = make([]unix.Iovec, 0, 128)
 	return d, nil
 }
@@ -117,59 +110,78 @@ func attachVNet(fd int, name string) (f Features, err error) {
 
 func (d *vnetDevice) Features() Features { return d.features }
 
-func (d *vnetDevice) Read(pkts []Packet) (int, error) {
+func (d *vnetDevice) Read(pkts []Packet) (n int, err error) {
 	if len(pkts) == 0 {
 		return 0, nil
 	}
-	d.rd.pkts, d.rd.n, d.rd.err = pkts[:min(len(pkts), vnetBatch)], 0, nil
-	err := d.conn.Read(d.onReadable)
-	n := d.rd.n
-	if n == 0 {
-		err = d.result(err, d.rd.err)
-	} else {
-		err = nil // what ended the batch comes back with the next call if it lasts
+	fd, ok := d.fd.Enter()
+	if !ok {
+		return 0, d.result(os.ErrClosed, nil)
 	}
-	d.rd.pkts, d.rd.iov = nil, [2]unix.Iovec{}
+	defer d.fd.Leave()
+	pkts = pkts[:min(len(pkts), vnetBatch)]
+	n, err = d.readSome(fd, pkts)
+	if n == 0 && err == nil {
+		n, err = d.awaitSome(fd, pkts)
+	}
+	d.rd.iov = [2]unix.Iovec{}
+	if n > 0 {
+		return n, nil // what ended the batch comes back with the next call if it lasts
+	}
+	return 0, err
+}
+
+// awaitSome waits for packets. A small one that wakes it is handed over at once:
+// there was none before it, so that to look for a second one would mostly be for
+// nothing, while somebody waits for the first.
+func (d *vnetDevice) awaitSome(fd uintptr, pkts []Packet) (n int, err error) {
+	for n == 0 && err == nil {
+		if !d.fd.AwaitRead() {
+			return 0, d.result(os.ErrClosed, nil)
+		}
+		if n, err = d.readSome(fd, pkts[:1]); n == 1 && len(pkts[0].Data) >= bulk {
+			more := 0
+			more, err = d.readSome(fd, pkts[1:])
+			n += more
+		}
+	}
 	return n, err
 }
 
+// bulk is how many bytes a packet has of which more are likely to follow.
+const bulk = 1 << 12
+
 // readSome reads without waiting until the queue is empty or the batch full.
-func (d *vnetDevice) readSome(fd uintptr) bool {
-	r := &d.rd
-	r.iov[0].Base = &r.hdr[0]
-	r.iov[0].SetLen(vnetHdrLen)
-	for r.n < len(r.pkts) {
-		p := &r.pkts[r.n]
+func (d *vnetDevice) readSome(fd uintptr, pkts []Packet) (n int, err error) {
+	for n < len(pkts) {
+		p := &pkts[n]
 		if len(p.Data) == 0 {
-			r.err = d.errPacket
-			return true
+			return n, d.errPacket
 		}
 		room := min(len(p.Data), maxIP)
-		r.iov[1].Base = &p.Data[0]
-		r.iov[1].SetLen(room)
-		n, errno := iov(unix.SYS_READV, fd, r.iov[:])
+		d.rd.iov[0] = iovec(d.rd.hdr[:])
+		d.rd.iov[1] = iovec(p.Data[:room])
+		got, errno := vectored(unix.SYS_READV, fd, d.rd.iov[:])
 		switch errno {
 		case 0:
 			// A TUN cuts what does not fit (tun_put_user) and does not tell; the
 			// packet's own length does.
-			n -= vnetHdrLen
-			if n < 1 || !d.take(p, n, room) {
+			got -= vnetHdrLen
+			if got < 1 || !d.take(p, got, room) {
 				d.tooLong.Add(1)
 				continue
 			}
-			r.n++
+			n++
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return r.n > 0
+			return n, nil
 		case unix.EBADFD:
-			r.err = d.errGone
-			return true
+			return n, d.errGone
 		default:
-			r.err = fmt.Errorf("tunnel: read %s: %w", d.name, errno)
-			return true
+			return n, fmt.Errorf("tunnel: read %s: %w", d.name, errno)
 		}
 	}
-	return true
+	return n, nil
 }
 
 // take describes the packet that was read into p.Data; false if it was cut.
@@ -225,74 +237,69 @@ func encodeVNet(h *[vnetHdrLen]byte, o *Offload) {
 	}
 }
 
-func (d *vnetDevice) Write(pkts []Packet) (int, error) {
+func (d *vnetDevice) Write(pkts []Packet) (n int, err error) {
 	if len(pkts) == 0 {
 		return 0, nil
 	}
-	d.wr.pkts, d.wr.n, d.wr.err = pkts, 0, nil
-	err := d.conn.Write(d.onWrite)
-	n := d.wr.n
-	if n == len(pkts) {
-		err = nil
-	} else {
-		err = d.result(err, d.wr.err)
+	fd, ok := d.fd.Enter()
+	if !ok {
+		return 0, d.result(os.ErrClosed, nil)
 	}
-	d.wr.pkts = nil
+	defer d.fd.Leave()
+	for n < len(pkts) && err == nil {
+		switch errno := d.writeOne(fd, &pkts[n]); errno {
+		case nil:
+			n++
+		case unix.EINTR:
+		default:
+			err = errno
+		}
+	}
 	return n, err
 }
 
-// writeAll writes until a packet is refused. It never asks to wait: a TUN takes
-// or drops, and EAGAIN would only be a lack of memory.
-func (d *vnetDevice) writeAll(fd uintptr) bool {
-	w := &d.wr
-	for w.n < len(w.pkts) {
-		p := &w.pkts[w.n]
-		if !d.features.Supports(p.Offload) {
-			w.err = d.errOffload
-			return true
-		}
-		if !isIP(p, size(p)) || len(p.Frags)+2 > maxIovecs {
-			w.err = d.errPacket
-			return true
-		}
-		encodeVNet(&w.hdr, &p.Offload)
-		w.iov = appendIovec(appendIovec(w.iov[:0], w.hdr[:]), p.Data)
-		for _, f := range p.Frags {
-			w.iov = appendIovec(w.iov, f)
-		}
-		_, errno := iov(unix.SYS_WRITEV, fd, w.iov)
-		clear(w.iov)
-		switch errno {
-		case 0:
-			w.n++
-		case unix.EINTR:
-		case unix.EIO:
-			w.err = d.errDown
-			return true
-		case unix.EBADFD:
-			w.err = d.errGone
-			return true
-		default:
-			w.err = fmt.Errorf("tunnel: write %s: %w", d.name, errno)
-			return true
-		}
+// writeOne never waits: a TUN takes or drops, and EAGAIN would only be a lack of
+// memory.
+func (d *vnetDevice) writeOne(fd uintptr, p *Packet) error {
+	switch {
+	case !d.features.Supports(p.Offload):
+		return d.errOffload
+	case !isIP(p, size(p)), len(p.Frags)+2 > maxIovecs:
+		return d.errPacket
 	}
-	return true
+	encodeVNet(&d.wr.hdr, &p.Offload)
+	d.wr.iov = append(d.wr.iov[:0], iovec(d.wr.hdr[:]), iovec(p.Data))
+	for _, f := range p.Frags {
+		d.wr.iov = append(d.wr.iov, iovec(f))
+	}
+	_, errno := vectored(unix.SYS_WRITEV, fd, d.wr.iov)
+	clear(d.wr.iov)
+	switch errno {
+	case 0:
+		return nil
+	case unix.EINTR:
+		return unix.EINTR
+	case unix.EIO:
+		return d.errDown
+	case unix.EBADFD:
+		return d.errGone
+	}
+	return fmt.Errorf("tunnel: write %s: %w", d.name, errno)
 }
 
-func appendIovec(list []unix.Iovec, b []byte) []unix.Iovec {
-	if len(b) == 0 {
-		return list
+func iovec(b []byte) (v unix.Iovec) {
+	if len(b) > 0 {
+		v.Base = &b[0]
+		v.SetLen(len(b))
 	}
-	v := unix.Iovec{Base: &b[0]}
-	v.SetLen(len(b))
-	return append(list, v)
+	return v
 }
 
-// iov is readv(2) or writev(2) without the slices of slices that unix.Readv makes
-// iovecs of.
-func iov(call, fd uintptr, list []unix.Iovec) (int, unix.Errno) {
-	n, _, errno := unix.Syscall(call, fd, uintptr(unsafe.Pointer(&list[0])), uintptr(len(list)))
+// vectored is readv(2) or writev(2) on a non-blocking descriptor. Go's scheduler
+// does not hear of the call, which never waits: telling it costs as much as a small
+// packet does, and has it look after the thread.
+func vectored(call, fd uintptr, list []unix.Iovec) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(&list[0])), uintptr(len(list)))
 	runtime.KeepAlive(list)
 	if errno != 0 {
 		return 0, errno

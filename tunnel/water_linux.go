@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/songgao/water"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,7 @@ const waterBatch = 64
 // waterDevice is the Device of OpenWater.
 type waterDevice struct {
 	tunFile
+	conn syscall.RawConn
 	room int // Features.MaxPacket
 
 	// Made once, so that no call allocates.
@@ -82,14 +84,30 @@ func openWater(name string, maxPacket int) (Device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("tunnel: open %s: %w", name, err), file.Close())
 	}
-	d := &waterDevice{room: maxPacket}
-	if err := d.init(name, file); err != nil {
-		return nil, err
+	// Only a file in the runtime's poller has deadlines, and only such a one can be
+	// closed under a waiting Read.
+	if err := file.SetReadDeadline(time.Time{}); err != nil {
+		return nil, errors.Join(fmt.Errorf("tunnel: open %s: %w", name, err), file.Close())
 	}
+	d := &waterDevice{room: maxPacket, conn: conn}
+	d.init(name, polledFile{file, conn})
 	d.onReadable = d.readSome
 	d.onWrite = d.writeAll
 	d.wr.iov = make([][]byte, 0, 8)
 	return d, nil
+}
+
+// polledFile is a file in the runtime's poller.
+type polledFile struct {
+	*os.File
+	conn syscall.RawConn
+}
+
+func (f polledFile) Control(fn func(fd int) error) (err error) {
+	if closed := f.conn.Control(func(fd uintptr) { err = fn(int(fd)) }); closed != nil {
+		return closed
+	}
+	return err
 }
 
 // probe asks the kernel whether name could be created here, without doing it:

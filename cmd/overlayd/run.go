@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -51,6 +52,11 @@ The file must be closed to others (chmod 600).`,
 		cfg, err := nodeConfig(v)
 		if err != nil {
 			return err
+		}
+		// The packet loops keep their places in Go's scheduler while they wait for the
+		// next packet, if there are more than they need (tunnel/rawfd).
+		if runtime.GOMAXPROCS(0) < 4 && os.Getenv("GOMAXPROCS") == "" {
+			runtime.GOMAXPROCS(4)
 		}
 		cfg.Logger = newLogger(cmd.ErrOrStderr(), v.text("log-level"), v.text("log-format"))
 		signals := make(chan os.Signal, 2)

@@ -92,7 +92,10 @@ func TestDecisionsDoNotAllocate(t *testing.T) {
 }
 
 // countConn takes everything and keeps nothing.
-type countConn struct{ n int }
+type countConn struct {
+	batchConn
+	n int
+}
 
 func (c *countConn) readBatch([]datagram) (int, error) { panic("not read by this test") }
 func (c *countConn) writeBatch(ms []datagram) (int, error) {

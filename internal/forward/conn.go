@@ -46,10 +46,17 @@ type batchConn interface {
 	// returns how many it has sent. With an error the datagram behind those was
 	// refused; without one n may still be less than len(ms).
 	writeBatch(ms []datagram) (n int, err error)
+
+	// send sends one datagram, on any goroutine.
+	send(b []byte, to netip.AddrPort) error
+
+	// close wakes the other calls.
+	close() error
 }
 
 // xnetConn is a batchConn made of golang.org/x/net: recvmmsg(2), sendmmsg(2).
 type xnetConn struct {
+	*net.UDPConn
 	pc interface {
 		ReadBatch([]ipv4.Message, int) (int, error)
 		WriteBatch([]ipv4.Message, int) (int, error)
@@ -61,10 +68,11 @@ type xnetConn struct {
 	ips   [][16]byte
 }
 
-// newXNetConn makes a batchConn for up to n datagrams per call. The caller
-// keeps the socket.
+// newXNetConn makes a batchConn for up to n datagrams per call.
 func newXNetConn(c *net.UDPConn, is6 bool, n int) *xnetConn {
 	x := &xnetConn{
+		UDPConn: c,
+
 		rx:    make([]ipv4.Message, n),
 		tx:    make([]ipv4.Message, n),
 		addrs: make([]net.UDPAddr, n),
@@ -80,6 +88,13 @@ func newXNetConn(c *net.UDPConn, is6 bool, n int) *xnetConn {
 		x.tx[i].Addr = &x.addrs[i]
 	}
 	return x
+}
+
+func (x *xnetConn) close() error { return x.Close() }
+
+func (x *xnetConn) send(b []byte, to netip.AddrPort) error {
+	_, err := x.WriteToUDPAddrPort(b, to)
+	return err
 }
 
 func (x *xnetConn) readBatch(ms []datagram) (int, error) {

@@ -50,7 +50,7 @@ type Config struct {
 	Codec encap.Codec
 	// Conns are bound, unconnected UDP sockets: one IPv4, one IPv6, or one of
 	// each. A socket that takes both families counts as IPv6 and should be
-	// IPv6 only.
+	// IPv6 only. Run takes them over.
 	Conns []*net.UDPConn
 	// Control gets each control frame that comes from a known peer's address,
 	// without the encap. It is called from the receive loops, by several
@@ -72,6 +72,7 @@ type Engine struct {
 	device  tunnel.Device
 	codec   encap.Codec
 	conns   [sockCount]*net.UDPConn
+	running [sockCount]atomic.Pointer[batchConn] // what Run has made of conns
 	control func(frame []byte, from netip.AddrPort)
 	mtu     int
 	offload bool
@@ -160,7 +161,7 @@ func (e *Engine) Drops() *Drops { return &e.drops }
 // of ctx, and otherwise an error that wraps [ErrDevice] or [ErrSocket].
 //
 // Run closes Device and Conns when it ends, whatever the reason: nothing else
-// wakes a Read of a device. Closing them again does no harm, but closing one
+// wakes a Read of a device. Closing them again does no harm, but closing the device
 // before the end of ctx is an error that Run returns. Run works once.
 func (e *Engine) Run(ctx context.Context) error {
 	if e.started.Swap(true) {
@@ -187,7 +188,12 @@ func (e *Engine) Run(ctx context.Context) error {
 	var off [sockCount]offloads
 	for i, c := range e.conns {
 		if c != nil {
-			conns[i], off[i] = newConn(c, i == sock6, max(maxBatch, rxBatch), e.offload)
+			var err error
+			conns[i], off[i], err = newConn(c, i == sock6, max(maxBatch, rxBatch), e.offload)
+			if err != nil {
+				return errors.Join(fmt.Errorf("%w: %w", ErrSocket, err), e.close())
+			}
+			e.running[i].Store(&conns[i])
 		}
 	}
 	start(newTxLoop(e, conns, off).run)
@@ -213,11 +219,15 @@ func (e *Engine) Run(ctx context.Context) error {
 // error.
 func (e *Engine) close() error {
 	var errs []error
-	for _, c := range e.conns {
+	for i, c := range e.conns {
 		if c == nil {
 			continue
 		}
-		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		err := c.Close()
+		if run := e.running[i].Load(); run != nil {
+			err = (*run).close()
+		}
+		if err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, fmt.Errorf("%w: close: %w", ErrSocket, err))
 		}
 	}
@@ -257,8 +267,21 @@ func (e *Engine) SendControl(frame []byte, to netip.AddrPort) error {
 		e.codec.PutHeader(b, encap.Control, d)
 		frame = append(b, frame...)
 	}
-	if _, err := c.WriteToUDPAddrPort(frame, to); err != nil {
+	if err := e.send(sockFor(to.Addr()), frame, to); err != nil {
 		return fmt.Errorf("send control frame to %v: %w", to, err)
 	}
 	return nil
+}
+
+// send sends one datagram, before Run and while it runs.
+func (e *Engine) send(sock int, b []byte, to netip.AddrPort) error {
+	run := e.running[sock].Load()
+	if run == nil {
+		_, err := e.conns[sock].WriteToUDPAddrPort(b, to)
+		if run = e.running[sock].Load(); run == nil || !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		// Run has taken the socket over in between.
+	}
+	return (*run).send(b, to)
 }

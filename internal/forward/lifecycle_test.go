@@ -83,7 +83,9 @@ func TestRunEnds(t *testing.T) {
 	t.Run("by a closed socket", func(t *testing.T) {
 		s, cancel, done := start(t)
 		defer cancel()
-		s.conns[1].Close()
+		waitFor(t, func() bool { return s.engine.running[1].Load() != nil })
+		s.conns[1].Close() // it is the engine's, so that this does nothing
+		(*s.engine.running[1].Load()).close()
 		if err := <-done; !errors.Is(err, ErrSocket) || !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Run: %v", err)
 		}

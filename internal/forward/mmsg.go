@@ -4,13 +4,16 @@ package forward
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/tunnel/rawfd"
 )
 
 // mmsghdr is struct mmsghdr (linux/include/linux/socket.h) where pointers have 64
@@ -29,14 +32,12 @@ const controlLen = 24
 // and coalescing by the kernel where the socket has them. Unlike x/net's it
 // allocates nothing per message.
 type mmsgConn struct {
-	raw syscall.RawConn
+	fd  *rawfd.FD
 	is6 bool
 	gso bool // whether the kernel knows UDP_SEGMENT
 	gro bool
 
 	rx, tx mmsgBatch
-	// Made once, so that no call allocates.
-	onReadable, onWritable func(fd uintptr) bool
 }
 
 // mmsgBatch is the arguments of one direction's call.
@@ -45,9 +46,6 @@ type mmsgBatch struct {
 	iovs    []unix.Iovec
 	names   []unix.RawSockaddrInet6 // an IPv4 address fits, too
 	control [][controlLen]byte
-	n       int // of hdrs, for the call
-	done    int
-	errno   unix.Errno
 }
 
 func newMmsgBatch(n int) mmsgBatch {
@@ -57,26 +55,61 @@ func newMmsgBatch(n int) mmsgBatch {
 	}
 }
 
-// newConn makes a batchConn for up to n datagrams per call. The caller keeps the
+// newConn makes a batchConn for up to n datagrams per call, which takes over the
 // socket. offload asks for UDP_SEGMENT and UDP_GRO; gso and gro of the result say
 // what there is of it.
-func newConn(c *net.UDPConn, is6 bool, n int, offload bool) (batchConn, offloads) {
-	raw, err := c.SyscallConn()
-	if err != nil { // it is closed: the first call says so
-		return newXNetConn(c, is6, n), offloads{}
+func newConn(c *net.UDPConn, is6 bool, n int, offload bool) (batchConn, offloads, error) {
+	fd, err := takeOver(c)
+	if err != nil {
+		return nil, offloads{}, err
 	}
-	m := &mmsgConn{raw: raw, is6: is6, rx: newMmsgBatch(n), tx: newMmsgBatch(n)}
-	m.onReadable = func(fd uintptr) bool { return m.rx.call(unix.SYS_RECVMMSG, fd) }
-	m.onWritable = func(fd uintptr) bool { return m.tx.call(unix.SYS_SENDMMSG, fd) }
+	m := &mmsgConn{fd: fd, is6: is6, rx: newMmsgBatch(n), tx: newMmsgBatch(n)}
 	if offload {
-		raw.Control(func(fd uintptr) {
+		err = fd.Control(func(fd int) error {
 			// Any kernel that knows the option can tell its value.
-			_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+			_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 			m.gso = err == nil
-			m.gro = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
+			m.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
+			return nil
 		})
 	}
-	return m, offloads{gso: m.gso, gro: m.gro}
+	return m, offloads{gso: m.gso, gro: m.gro}, err
+}
+
+// takeOver takes a socket out of Go's poller, which would be woken for every
+// datagram for as long as it knows it.
+func takeOver(c *net.UDPConn) (*rawfd.FD, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	dup := -1
+	closed := raw.Control(func(fd uintptr) { dup, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(closed, err); err != nil {
+		return nil, err
+	}
+	fd, err := rawfd.New(dup)
+	if err != nil {
+		unix.Close(dup)
+		return nil, err
+	}
+	return fd, c.Close()
+}
+
+func (m *mmsgConn) close() error { return m.fd.Close() }
+
+func (m *mmsgConn) send(b []byte, to netip.AddrPort) error {
+	err := m.fd.Control(func(fd int) error {
+		var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
+		if !m.is6 {
+			sa = &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+		}
+		return unix.Sendto(fd, b, unix.MSG_DONTWAIT, sa)
+	})
+	if errors.Is(err, os.ErrClosed) {
+		return net.ErrClosed
+	}
+	return err
 }
 
 func (m *mmsgConn) readBatch(ms []datagram) (int, error) {
@@ -95,16 +128,12 @@ func (m *mmsgConn) readBatch(ms []datagram) (int, error) {
 			h.SetControllen(controlLen)
 		}
 	}
-	b.n, b.done, b.errno = len(ms), 0, 0
-	err := m.raw.Read(m.onReadable)
+	n, err := b.call(unix.SYS_RECVMMSG, m.fd, len(ms), m.fd.AwaitRead)
 	runtime.KeepAlive(ms)
-	if err == nil && b.errno != 0 {
-		err = b.errno
-	}
 	if err != nil {
 		return 0, err
 	}
-	for i := range ms[:b.done] {
+	for i := range ms[:n] {
 		h, d := &b.hdrs[i], &ms[i]
 		d.n, d.truncated, d.segment = int(h.len), h.hdr.Flags&unix.MSG_TRUNC != 0, 0
 		d.addr = addrOf(&b.names[i])
@@ -112,7 +141,7 @@ func (m *mmsgConn) readBatch(ms []datagram) (int, error) {
 			d.segment = groSize(b.control[i][:h.hdr.Controllen])
 		}
 	}
-	return b.done, nil
+	return n, nil
 }
 
 func (m *mmsgConn) writeBatch(ms []datagram) (int, error) {
@@ -139,34 +168,34 @@ func (m *mmsgConn) writeBatch(ms []datagram) (int, error) {
 			h.SetControllen(controlLen)
 		}
 	}
-	b.n, b.done, b.errno = len(ms), 0, 0
-	err := m.raw.Write(m.onWritable)
+	n, err := b.call(unix.SYS_SENDMMSG, m.fd, len(ms), m.fd.AwaitWrite)
 	runtime.KeepAlive(ms)
 	clear(b.iovs)
-	if err == nil && b.errno != 0 {
-		err = b.errno
-	}
-	if err != nil {
-		return 0, err
-	}
-	return b.done, nil
+	return n, err
 }
 
-// call makes the system call, and reports false if it has to wait.
-func (b *mmsgBatch) call(number, fd uintptr) bool {
+// call makes the system call for n messages, and waits if it has to. Go's scheduler
+// does not hear of the call itself, which never waits: telling it costs as much as a
+// small packet does, and has it look after the thread.
+func (b *mmsgBatch) call(number uintptr, f *rawfd.FD, n int, await func() bool) (int, error) {
+	fd, ok := f.Enter()
+	if !ok {
+		return 0, net.ErrClosed
+	}
+	defer f.Leave()
 	for {
-		n, _, errno := unix.Syscall6(number, fd, uintptr(unsafe.Pointer(&b.hdrs[0])), uintptr(b.n), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(number, fd, uintptr(unsafe.Pointer(&b.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
-			b.done = int(n)
-			return true
+			return int(n), nil
 		case unix.EINTR:
-			continue
 		case unix.EAGAIN:
-			return false
+			if !await() {
+				return 0, net.ErrClosed
+			}
+		default:
+			return 0, errno
 		}
-		b.errno = errno
-		return true
 	}
 }
 

@@ -209,14 +209,25 @@ func TestRxJoined(t *testing.T) {
 	}
 }
 
+// taken is newConn for a test.
+func taken(t *testing.T, c *net.UDPConn, is6 bool, n int, offload bool) (batchConn, offloads) {
+	t.Helper()
+	conn, off, err := newConn(c, is6, n, offload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.close() })
+	return conn, off
+}
+
 // TestConnOffload: the kernel cuts and joins, between sockets of both families.
 func TestConnOffload(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		t.Run(host, func(t *testing.T) {
 			from, to := listen(t, host), listen(t, host)
 			is6 := addr(host).Is6()
-			tx, offTx := newConn(from, is6, 8, true)
-			rx, offRx := newConn(to, is6, 8, true)
+			tx, offTx := taken(t, from, is6, 8, true)
+			rx, offRx := taken(t, to, is6, 8, true)
 			if !offTx.gso || !offRx.gro {
 				t.Fatalf("offloads %+v and %+v", offTx, offRx)
 			}
@@ -231,9 +242,8 @@ func TestConnOffload(t *testing.T) {
 			if n, err := tx.writeBatch(ms); n != 2 || err != nil {
 				t.Fatalf("sent %d: %v", n, err)
 			}
-			if err := to.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
-				t.Fatal(err)
-			}
+			limit := time.AfterFunc(30*time.Second, func() { rx.close() })
+			defer limit.Stop()
 			var got []byte
 			datagrams, calls := 0, 0
 			for len(got) < len(payload)+12 {
@@ -268,8 +278,8 @@ func TestConnOffload(t *testing.T) {
 func TestConnDoesNotAllocate(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		from, to := listen(t, "127.0.0.1"), listen(t, "127.0.0.1")
-		tx, _ := newConn(from, false, 8, offload)
-		rx, _ := newConn(to, false, 8, offload)
+		tx, _ := taken(t, from, false, 8, offload)
+		rx, _ := taken(t, to, false, 8, offload)
 		out := []datagram{{bufs: [][]byte{make([]byte, 100), make([]byte, 100)}, addr: bound(to)}}
 		in := []datagram{{bufs: [][]byte{make([]byte, maxDatagram)}}}
 		if n := testing.AllocsPerRun(100, func() {
@@ -288,18 +298,23 @@ func TestConnDoesNotAllocate(t *testing.T) {
 // TestConnClosed: closing wakes a reader, and is told as what it is.
 func TestConnClosed(t *testing.T) {
 	c := listen(t, "127.0.0.1")
-	conn, _ := newConn(c, false, 1, true)
+	conn, _ := taken(t, c, false, 1, true)
 	done := make(chan error, 1)
 	go func() {
 		_, err := conn.readBatch([]datagram{{bufs: [][]byte{make([]byte, 10)}}})
 		done <- err
 	}()
-	c.Close()
+	if err := conn.close(); err != nil {
+		t.Error(err)
+	}
 	if err := <-done; !isClosed(err) {
 		t.Errorf("read: %v", err)
 	}
 	if _, err := conn.writeBatch([]datagram{{bufs: [][]byte{{1}}, addr: addrPort("127.0.0.1:9")}}); !isClosed(err) {
 		t.Errorf("write: %v", err)
+	}
+	if err := conn.send([]byte{1}, addrPort("127.0.0.1:9")); !isClosed(err) {
+		t.Errorf("send: %v", err)
 	}
 }
 

@@ -140,6 +140,7 @@ func TestRxDeliver(t *testing.T) {
 
 // brokenConn fails until it is closed.
 type brokenConn struct {
+	batchConn
 	reads int
 	until int
 }

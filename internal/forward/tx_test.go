@@ -19,6 +19,7 @@ import (
 // scriptConn is a batchConn whose writeBatch follows a script: each call takes
 // its next step, or all of the batch when there is none left.
 type scriptConn struct {
+	batchConn
 	script []sendStep
 	sent   []sentDatagram
 	calls  int

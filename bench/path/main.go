@@ -1,0 +1,109 @@
+// Command path measures what the userspace path costs beside a VXLAN of the
+// kernel that is made by hand in the same run: container to container, over the
+// same kind of bridges and veths, one after the other in every round.
+//
+//	make bench-path
+//
+// Only the ratios mean something: both systems share this machine's processors
+// with the programs that send and receive.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == roleCommand {
+		if err := playRole(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench/path:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench/path:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	var (
+		binary = flag.String("overlayd", "bin/overlayd", "the daemon")
+		args   = flag.String("args", "", "more arguments for the daemons")
+		rounds = flag.Int("rounds", 5, "how often each system is measured")
+		length = flag.Duration("time", 2*time.Second, "how long each measurement takes")
+		only   = flag.String("only", "", "measure nothing but these, separated by commas")
+		pair   = flag.Bool("overlayd-only", false, "leave the kernel's VXLAN out")
+		calls  = flag.Bool("calls", true, "count system calls, with eBPF")
+	)
+	flag.Parse()
+	if *rounds < 1 || flag.NArg() > 0 {
+		return errors.New("usage: path [flags]; see -h")
+	}
+	if *binary, err = filepath.Abs(*binary); err != nil {
+		return err
+	}
+	var systems []*system
+	defer func() {
+		for _, s := range systems {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	for _, open := range []func() (*system, error){
+		openVXLAN,
+		func() (*system, error) { return openOverlayd(ctx, *binary, strings.Fields(*args)) },
+	} {
+		if *pair && len(systems) == 0 {
+			*pair = false
+			continue
+		}
+		s, err := open()
+		if s != nil {
+			systems = append(systems, s)
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.awaitReach(ctx); err != nil {
+			return err
+		}
+	}
+	chosen := slices.DeleteFunc(slices.Clone(measurements), func(m measurement) bool {
+		return *only != "" && !slices.Contains(strings.Split(*only, ","), m.name)
+	})
+	if len(chosen) == 0 {
+		return fmt.Errorf("no measurement is called %q", *only)
+	}
+	t := newTable(systems, chosen)
+	for round := range *rounds {
+		for _, m := range chosen {
+			for i := range systems {
+				// Neither is always the first.
+				s := (i + round) % len(systems)
+				v, err := m.measure(ctx, systems[s], *length)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", systems[s].name, m.name, err)
+				}
+				t.add(s, m, v)
+			}
+		}
+		fmt.Fprintf(os.Stderr, "round %d of %d done\n", round+1, *rounds)
+	}
+	t.print(os.Stdout)
+	if *calls {
+		return countCalls(ctx, os.Stdout, systems[len(systems)-1], *length)
+	}
+	return nil
+}
