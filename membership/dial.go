@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -31,9 +30,23 @@ const (
 	dialPatience = 3 * time.Second
 )
 
-// target is somebody to dial: a seed (host is set) or an address.
+// targetKey is what a target is dialled for: a seed, resolved anew for each try, or
+// a peer's address.
+type targetKey struct {
+	seed string
+	peer netip.AddrPort
+}
+
+func (k targetKey) String() string {
+	if k.seed != "" {
+		return k.seed
+	}
+	return k.peer.String()
+}
+
+// target is somebody to dial.
 type target struct {
-	host  string           // of a seed; resolved anew for each try
+	key   targetKey
 	addrs []netip.AddrPort // where the last try found it
 
 	since    time.Time // when it was found missing
@@ -44,7 +57,7 @@ type target struct {
 
 // dialDone comes back through the inbox.
 type dialDone struct {
-	key   string
+	key   targetKey
 	addrs []netip.AddrPort // as resolved, nil if that failed
 	self  bool             // one of them is ours
 	err   error
@@ -52,26 +65,29 @@ type dialDone struct {
 
 // addTargets makes a target of everybody who should be a live member and is not.
 func (m *Member) addTargets(now time.Time) {
-	wanted := make(map[string]bool, len(m.targets))
-	add := func(key string, t target) {
+	wanted := make(map[targetKey]bool, len(m.targets))
+	add := func(key targetKey) {
 		wanted[key] = true
 		if _, ok := m.targets[key]; !ok {
-			t.since, t.next = now, now
-			m.targets[key] = &t
+			t := &target{key: key, since: now, next: now}
+			if key.seed == "" {
+				t.addrs = []netip.AddrPort{key.peer}
+			}
+			m.targets[key] = t
 		}
 	}
 	for _, s := range m.cfg.Seeds {
-		add("seed "+s, target{host: s})
+		add(targetKey{seed: s})
 	}
 	for _, p := range m.remembered {
 		// Whoever is there needs no call, once we are part of the cluster.
 		if p.ID != m.id && !(m.leaser.synced && m.isAlive(p.ID)) {
-			add("peer "+p.Gossip.String(), target{addrs: []netip.AddrPort{p.Gossip}})
+			add(targetKey{peer: p.Gossip})
 		}
 	}
 	for _, p := range m.members {
 		if p.state == StateDead && now.Sub(p.since) > 2*time.Second {
-			add("peer "+p.gossip.String(), target{addrs: []netip.AddrPort{p.gossip}})
+			add(targetKey{peer: p.gossip})
 		}
 	}
 	for key, t := range m.targets {
@@ -99,51 +115,41 @@ func (m *Member) dial(now time.Time) (next time.Time) {
 	next = now.Add(dialEager)
 	m.nextDial = next
 	busy := 0
+	var due []*target
 	for _, t := range m.targets {
+		switch {
+		case m.leaser.synced && slices.ContainsFunc(t.addrs, func(a netip.AddrPort) bool { return m.aliveAt[a] }):
+			// There it is. Should it go again, it is dialled with fresh zeal.
+			t.since, t.next, t.lastErr = now, now.Add(dialSoon), ""
+		case !t.inFlight && !now.Before(t.next) && t.key.peer != m.cfg.Gossip:
+			due = append(due, t)
+		}
 		if t.inFlight {
 			busy++
 		}
 	}
-	for _, key := range m.dialOrder() {
-		t := m.targets[key]
-		if slices.ContainsFunc(t.addrs, func(a netip.AddrPort) bool { return m.aliveAt[a] }) && m.leaser.synced {
-			// There it is. Should it go again, it is dialled with fresh zeal.
-			t.since, t.next, t.lastErr = now, now.Add(dialSoon), ""
-			continue
-		}
-		if t.inFlight || busy >= dialsAtOnce || now.Before(t.next) {
-			continue
-		}
-		if len(t.addrs) == 1 && t.addrs[0] == m.cfg.Gossip {
-			if t.host == "" {
-				continue
-			}
-		}
-		busy++
+	slices.SortFunc(due, (*target).before)
+	for _, t := range due[:min(len(due), max(dialsAtOnce-busy, 0))] {
 		t.inFlight = true
-		m.goDial(key, t.host, slices.Clone(t.addrs))
+		m.goDial(t.key, slices.Clone(t.addrs))
 	}
 	return next
 }
 
-// dialOrder is the keys of the targets: seeds first, and then those that have
-// been missing for the shortest time, so that many that are long gone do not keep
-// one that is there waiting.
-func (m *Member) dialOrder() []string {
-	keys := slices.Collect(maps.Keys(m.targets))
-	slices.SortFunc(keys, func(a, b string) int {
-		s, t := m.targets[a], m.targets[b]
-		return cmp.Or(cmpBool(t.host != "", s.host != ""), t.since.Compare(s.since), cmp.Compare(a, b))
-	})
-	return keys
+// before orders targets: seeds first, and then those that have been missing for the
+// shortest time, so that many that are long gone do not keep one that is there
+// waiting.
+func (t *target) before(u *target) int {
+	return cmp.Or(cmpBool(u.key.seed != "", t.key.seed != ""), u.since.Compare(t.since),
+		cmp.Compare(t.key.seed, u.key.seed), t.key.peer.Compare(u.key.peer))
 }
 
 // goDial resolves and joins in a goroutine of its own.
-func (m *Member) goDial(key, host string, addrs []netip.AddrPort) {
+func (m *Member) goDial(key targetKey, addrs []netip.AddrPort) {
 	m.wg.Go(func() {
 		d := dialDone{key: key}
-		if host != "" {
-			addrs, d.err = m.resolve(host)
+		if key.seed != "" {
+			addrs, d.err = m.resolve(key.seed)
 		}
 		d.addrs = addrs
 		for _, a := range addrs {
@@ -170,7 +176,7 @@ func (m *Member) dialEnded(d dialDone, now time.Time) {
 	if d.addrs != nil {
 		t.addrs = d.addrs
 	}
-	if d.self && t.host != "" {
+	if d.self && t.key.seed != "" {
 		m.listed = true
 	}
 	wait := dialSoon
@@ -185,10 +191,10 @@ func (m *Member) dialEnded(d dialDone, now time.Time) {
 	t.next = now.Add(wait - time.Duration(rand.Int64N(int64(wait/3)+1)))
 	if d.err != nil && withoutPort(d.err.Error()) != t.lastErr {
 		t.lastErr = withoutPort(d.err.Error())
-		m.log.Info("cannot join yet, trying on", "target", d.key, "error", t.lastErr)
+		m.log.Info("cannot join yet, trying on", "target", d.key.String(), "error", t.lastErr)
 		if why := explainJoin(d.err); why != "" && !m.leaser.synced && !m.joinSaid[why] {
 			m.joinSaid[why] = true
-			m.warn(fmt.Sprintf("cannot join at %s: %s", strings.TrimPrefix(strings.TrimPrefix(d.key, "seed "), "peer "), why))
+			m.warn(fmt.Sprintf("cannot join at %v: %s", d.key, why))
 		}
 	}
 }

@@ -49,7 +49,7 @@ type Member struct {
 	leaser    *leaser
 	elector   elector
 	members   map[NodeID]*member
-	targets   map[string]*target
+	targets   map[targetKey]*target
 	listed    bool
 	syncing   bool
 	syncAfter time.Time
@@ -142,7 +142,7 @@ func New(cfg Config) (*Member, error) {
 		cfg: cfg, log: cfg.Logger,
 		changed: make(chan struct{}, 1), inbox: newInbox(),
 		store: newStore(), queue: newBroadcastQueue(gossipRetransmit),
-		members: make(map[NodeID]*member), targets: make(map[string]*target),
+		members: make(map[NodeID]*member), targets: make(map[targetKey]*target),
 		changes: make(map[NodeID]bool), joinSaid: make(map[string]bool), twins: make(map[twin]*twinTest), evictions: make(map[netip.Prefix]chan error),
 		stop: make(chan stopRequest), done: make(chan struct{}),
 	}
