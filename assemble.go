@@ -8,11 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/encap"
 	"github.com/overlayd/overlayd/internal/control"
@@ -28,7 +26,7 @@ import (
 func (n *Node) assemble(ctx context.Context) error {
 	steps := []func() error{
 		n.lockRunDir, n.openKernel, n.findUnderlay, n.openMember, n.checkConflicts,
-		n.bindSockets, n.openDevice, n.configureDevice, n.startGossip, n.startForwarding, n.serve,
+		n.bindSockets, n.openDevice, n.bindMore, n.configureDevice, n.startGossip, n.startForwarding, n.serve,
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -208,46 +206,6 @@ func (n *Node) checkConflicts() error {
 	return nil
 }
 
-// socketBuffer is how many bytes a data socket may hold for us in each
-// direction: a few milliseconds at 10 Gb/s, so that a busy scheduler loses
-// nothing.
-const socketBuffer = 4 << 20
-
-func (n *Node) bindSockets() error {
-	for _, a := range n.parts.endpoints {
-		network := "udp4"
-		if a.Is6() {
-			network = "udp6"
-		}
-		at := netip.AddrPortFrom(a, n.cfg.UDPPort)
-		conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(at))
-		switch {
-		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("the UDP port %v is in use: stop the program that has it, or choose another --udp-port", at)
-		case errors.Is(err, syscall.EADDRNOTAVAIL):
-			return fmt.Errorf("%v is not an address of this host: advertise one that is", a)
-		case err != nil:
-			return fmt.Errorf("UDP port %v: %w", at, err)
-		}
-		n.parts.conns = append(n.parts.conns, conn)
-		enlargeBuffers(conn)
-	}
-	return nil
-}
-
-// enlargeBuffers asks for socketBuffer, above the sysctl limits if it may. A
-// smaller buffer is no error: it loses packets only under load.
-func enlargeBuffers(conn *net.UDPConn) {
-	conn.SetReadBuffer(socketBuffer)
-	conn.SetWriteBuffer(socketBuffer)
-	if raw, err := conn.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
-			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
-		})
-	}
-}
-
 func (n *Node) openDevice() (err error) {
 	if t := n.cfg.Tunnel; t != nil {
 		if most := t.Features().MaxPacket; most < int(n.parts.mtu) {
@@ -267,7 +225,7 @@ func (n *Node) openDevice() (err error) {
 // kernel cannot do that or nobody wants it, the portable one.
 func (n *Node) openTUN() (tunnel.Device, error) {
 	if n.cfg.Offload != "off" {
-		d, err := tunnel.OpenVNet(n.cfg.Device)
+		d, err := tunnel.OpenVNetQueues(n.cfg.Device, n.cfg.Queues)
 		if !errors.Is(err, errors.ErrUnsupported) {
 			return d, err
 		}
@@ -313,9 +271,10 @@ func (n *Node) startForwarding() error {
 		Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Auth: auth,
 		Send: func(b []byte, to netip.AddrPort) error { return engine.SendControl(b, to) },
 	})
+	sizes := newSizeHints(n.codec().HeaderLen(), n.parts.prober.Hint)
 	engine, err = forward.New(forward.Config{
-		Device: n.parts.device, Codec: n.codec(), Conns: n.parts.conns,
-		Control: n.parts.prober.Handle, MTU: int(n.parts.mtu), NoOffload: n.cfg.Offload == "off", Logger: n.log,
+		Device: n.parts.device, Codec: n.codec(), Conns: n.parts.conns, More: n.parts.more,
+		Control: n.parts.prober.Handle, TooBig: sizes.heard, MTU: int(n.parts.mtu), NoOffload: n.cfg.Offload == "off", Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -329,6 +288,7 @@ func (n *Node) startForwarding() error {
 		}
 	})
 	n.parts.carrying.Go(func() { n.parts.prober.Run(running) })
+	n.parts.carrying.Go(func() { sizes.run(running) })
 	n.parts.conducting.Go(n.conduct)
 	return nil
 }
@@ -397,6 +357,11 @@ func (n *Node) dismantle() {
 		}
 		for _, c := range p.conns {
 			c.Close()
+		}
+		for _, q := range p.more {
+			for _, c := range slices.Concat(q.Rx, q.Tx) {
+				c.Close()
+			}
 		}
 		if p.kernel != nil {
 			fail("kernel", p.kernel.Close())

@@ -206,7 +206,7 @@ func (c *conductor) probed(v *membership.View) []probe.Peer {
 	var out []probe.Peer
 	for _, p := range v.Peers {
 		if e := c.endpoint(p); e.IsValid() && p.State != membership.StateLeft {
-			out = append(out, probe.Peer{ID: p.ID, Boot: p.Boot, Endpoint: e, Addrs: p.Addrs, FullSize: c.mtu(p)})
+			out = append(out, probe.Peer{ID: p.ID, Boot: p.Boot, Endpoint: e, Addrs: p.Addrs, FullSize: c.mtu(p), MinSize: minInner4})
 		}
 	}
 	return out
@@ -225,6 +225,9 @@ func (c *conductor) judge(p *membership.Peer, old *meshPeer, now time.Time) *mes
 		MTU: c.mtu(p), Counters: counters,
 	}
 	reach, _ := c.n.parts.prober.State(p.ID)
+	if reach.SmallOnly {
+		m.fwd.MTU = min(m.fwd.MTU, reach.MTU)
+	}
 	switch {
 	case p.State == membership.StateLeft:
 		m.reason = "said good-bye"

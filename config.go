@@ -94,6 +94,11 @@ type Config struct {
 	Tunnel tunnel.Device
 	// MTU is the inner MTU. Zero: computed from the underlay's.
 	MTU int
+	// Queues is how many queues the TUN has, each with threads and sockets of its own
+	// that take their share of the flows. 0: half as many as there are processors, at
+	// most 8. Without offloads, or with a Tunnel of the caller's, there is one.
+	Queues int
+
 	// Offload turns the kernel's segmentation offloads "on" (the default) or
 	// "off".
 	Offload string

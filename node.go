@@ -72,6 +72,7 @@ type parts struct {
 	mtu       innerMTU
 	member    *membership.Member
 	conns     []*net.UDPConn
+	more      []forward.QueueConns
 	device    tunnel.Device
 	engine    *forward.Engine
 	prober    *probe.Prober

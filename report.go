@@ -101,11 +101,13 @@ func (n *Node) drops() map[string]uint64 {
 	maps.Copy(out, prober.Drops())
 	maps.Copy(out, member.Refused())
 	maps.Copy(out, deviceDrops(device))
+	if k := n.parts.kernel; n.running() && k != nil {
+		out["tx_device_queue_full"] += k.QueueDrops(n.cfg.Device)
+	}
 	return out
 }
 
-// deviceDrops are the packets that the device itself dropped; what a kernel
-// drops between it and us is in the interface's own counters.
+// deviceDrops are the packets that the device itself dropped.
 func deviceDrops(d tunnel.Device) map[string]uint64 {
 	var s tunnel.Stats
 	if r, ok := d.(tunnel.StatsReader); ok {

@@ -51,6 +51,7 @@ func (r *resolved) defaults() error {
 	fill(&r.Encap, "udp")
 	fill(&r.FastPath, "auto")
 	fill(&r.Offload, "on")
+	fill(&r.Queues, DefaultQueues())
 	if r.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -192,6 +193,9 @@ func (r *resolved) words() error {
 		return badConfig("fast path %s is not supported by this version: use auto or off", r.FastPath)
 	default:
 		return badConfig("fast path %q is none of auto, off, kernel-vxlan, direct", r.FastPath)
+	}
+	if r.Queues < 1 || r.Queues > maxQueues {
+		return badConfig("%d queues: give 1 to %d, or 0 to have them follow the processors", r.Queues, maxQueues)
 	}
 	if r.Offload != "on" && r.Offload != "off" {
 		return badConfig("offload %q is neither on nor off", r.Offload)

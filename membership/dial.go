@@ -39,9 +39,9 @@ type targetKey struct {
 
 func (k targetKey) String() string {
 	if k.seed != "" {
-		return k.seed
+		return "seed " + k.seed
 	}
-	return k.peer.String()
+	return "peer " + k.peer.String()
 }
 
 // target is somebody to dial.
@@ -194,7 +194,8 @@ func (m *Member) dialEnded(d dialDone, now time.Time) {
 		m.log.Info("cannot join yet, trying on", "target", d.key.String(), "error", t.lastErr)
 		if why := explainJoin(d.err); why != "" && !m.leaser.synced && !m.joinSaid[why] {
 			m.joinSaid[why] = true
-			m.warn(fmt.Sprintf("cannot join at %v: %s", d.key, why))
+			_, at, _ := strings.Cut(d.key.String(), " ")
+			m.warn(fmt.Sprintf("cannot join at %s: %s", at, why))
 		}
 	}
 }

@@ -167,3 +167,13 @@ type Device interface {
 	// when it was another call that closed it. All calls return the same.
 	Close() error
 }
+
+// MultiQueue is a Device with several queues. The packets of one flow come out of
+// one queue, in order, as long as nothing else is asked of the kernel.
+type MultiQueue interface {
+	Device
+	// Queues returns the queues, at least two, each of which one goroutine may read
+	// and another one write at the same time. Read and Write of the MultiQueue itself
+	// are those of the first. Closing one closes all.
+	Queues() []Device
+}

@@ -56,22 +56,49 @@ var _ StatsReader = (*vnetDevice)(nil)
 // namespace and the errors holds here as well. A kernel that cannot do it, or
 // only without the offloads that Features says, is one whose error satisfies
 // [errors.ErrUnsupported].
-func OpenVNet(name string) (Device, error) {
+func OpenVNet(name string) (Device, error) { return OpenVNetQueues(name, 1) }
+
+// OpenVNetQueues is OpenVNet with several queues, 1 to 256: the Device is a
+// [MultiQueue] if there is more than one. The kernel puts all packets of a flow into
+// one queue (tun_select_queue in linux/drivers/net/tun.c).
+func OpenVNetQueues(name string, queues int) (Device, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
+	if queues < 1 || queues > maxQueues {
+		return nil, fmt.Errorf("tunnel: open %s: %d queues, not 1 to %d", name, queues, maxQueues)
+	}
+	m := &vnetQueues{}
+	for i := range queues {
+		d, err := openVNetQueue(name, i, queues)
+		if err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+		if m.all = append(m.all, d); i == 0 {
+			m.vnetDevice = d
+		}
+	}
+	if queues == 1 {
+		return m.vnetDevice, nil
+	}
+	return m, nil
+}
+
+// openVNetQueue opens the i-th queue; the first one makes the interface.
+func openVNetQueue(name string, i, queues int) (*vnetDevice, error) {
 	fd, err := ignoringEINTR(func() (int, error) {
 		return unix.Open(tunPath, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
 		return nil, explain(name, err)
 	}
-	features, err := attachVNet(fd, name)
+	features, err := attachVNet(fd, name, i > 0, queues > 1)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	raw, err := rawfd.New(fd)
+	// Each queue has a reader, and one socket of each family.
+	raw, err := rawfd.New(fd, 3*queues)
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("tunnel: open %s: %w", name, err)
@@ -82,19 +109,33 @@ func OpenVNet(name string) (Device, error) {
 	return d, nil
 }
 
-// attachVNet makes the interface and asks for all offloads that there are.
-func attachVNet(fd int, name string) (f Features, err error) {
+// attachVNet makes the interface, or joins it, and asks for all offloads that there
+// are.
+func attachVNet(fd int, name string, join, several bool) (f Features, err error) {
 	req, err := unix.NewIfreq(name)
 	if err != nil {
 		return f, fmt.Errorf("tunnel: %w %q: %w", ErrName, name, err)
 	}
-	// EXCL: an interface that is there already is not taken over.
-	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if several {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	req.SetUint16(flags)
+	if !join { // an interface that is there already is not taken over
+		req.SetUint16(flags | unix.IFF_TUN_EXCL)
+	}
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		if errors.Is(err, unix.EINVAL) {
 			return f, fmt.Errorf("tunnel: open %s with a virtio-net header: %w (%w)", name, errors.ErrUnsupported, err)
 		}
 		return f, explain(name, err)
+	}
+	// A queue that joins gets the flags of the interface, whatever it asks for.
+	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, req); err != nil {
+		return f, fmt.Errorf("tunnel: open %s: TUNGETIFF: %w", name, err)
+	}
+	if got := req.Uint16(); req.Name() != name || got&flags != flags {
+		return f, fmt.Errorf("tunnel: open %s: got %s with flags %#x, want %#x: %w", name, req.Name(), got, flags, ErrNameInUse)
 	}
 	f = Features{TCP4: true, TCP6: true, UDP: true, Checksum: true, ReadBatch: vnetBatch, MaxPacket: maxIP}
 	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,6 +37,104 @@ func TestVNetDevice(t *testing.T) {
 		k := openTap(t, dev.Name())
 		return dev, k.inject, k.receive
 	})
+}
+
+// TestVNetQueues: several queues carry what is written to any of them, each flow's
+// packets come out of one of them and in order, and closing one ends all.
+func TestVNetQueues(t *testing.T) {
+	enterNetNS(t)
+	const queues = 3
+	name := tunName("q")
+	dev, err := tunnel.OpenVNetQueues(name, queues)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dev.Close() })
+	all := dev.(tunnel.MultiQueue).Queues()
+	if len(all) != queues {
+		t.Fatalf("%d queues", len(all))
+	}
+	if _, err := tunnel.OpenVNet(name); !errors.Is(err, tunnel.ErrNameInUse) {
+		t.Errorf("opened once more: %v", err)
+	}
+	linkMTU(t, name, 1500)
+	linkUp(t, name)
+	tap := openTap(t, name)
+	pkts := []tunnel.Packet{{Data: udpPacket(1, 0)}}
+	for i, q := range all {
+		pkts[0].Data = udpPacket(uint16(i), 0)
+		if n, err := q.Write(pkts); n != 1 || err != nil {
+			t.Fatalf("queue %d: %v", i, err)
+		}
+		if got := tap.receive(); !bytes.Equal(got, pkts[0].Data) {
+			t.Errorf("queue %d: %x came out", i, got)
+		}
+	}
+	// The kernel chooses a queue for each flow.
+	const flows, each = 40, 5
+	for seq := range each {
+		for flow := range flows {
+			tap.inject(udpPacket(uint16(1000+flow), byte(seq)))
+		}
+	}
+	type arrived struct {
+		queue int
+		pkt   []byte
+	}
+	got := make(chan arrived, flows*each)
+	var readers sync.WaitGroup
+	for i, q := range all {
+		readers.Go(func() {
+			for {
+				in := []tunnel.Packet{{Data: make([]byte, 65535)}}
+				n, err := q.Read(in)
+				if err != nil {
+					if !errors.Is(err, os.ErrClosed) {
+						t.Errorf("queue %d: %v", i, err)
+					}
+					return
+				}
+				if n == 1 && len(in[0].Data) == 29 {
+					got <- arrived{i, in[0].Data}
+				}
+			}
+		})
+	}
+	queueOf, next := map[uint16]int{}, map[uint16]byte{}
+	used := map[int]bool{}
+	for range flows * each {
+		a := <-got
+		flow, seq := binary.BigEndian.Uint16(a.pkt[20:]), a.pkt[28]
+		if q, ok := queueOf[flow]; ok && q != a.queue || seq != next[flow] {
+			t.Fatalf("flow %d: packet %d from queue %d, want %d from %d", flow, seq, a.queue, next[flow], q)
+		}
+		queueOf[flow], next[flow], used[a.queue] = a.queue, seq+1, true
+	}
+	if len(used) < 2 {
+		t.Errorf("%d flows came out of %d queues", flows, len(used))
+	}
+	if err := all[1].Close(); err != nil {
+		t.Error(err)
+	}
+	readers.Wait()
+	if linkExists(name) {
+		t.Error("the interface is still there")
+	}
+}
+
+// udpPacket is a packet of 29 bytes from a port, with one byte of payload.
+func udpPacket(port uint16, b byte) []byte {
+	p := make([]byte, 29)
+	p[0], p[3], p[8], p[9] = 0x45, 29, 64, 17
+	copy(p[12:], []byte{100, 96, 1, 2, 100, 96, 2, 3})
+	sum := uint32(0)
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(p[i:]))
+	}
+	binary.BigEndian.PutUint16(p[10:], ^uint16(sum+sum>>16))
+	binary.BigEndian.PutUint16(p[20:], port)
+	p[23], p[25], p[28] = 9, 9, b
+	return p
 }
 
 func TestVNetNameInUse(t *testing.T) {

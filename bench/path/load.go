@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -40,6 +41,11 @@ type program struct {
 // play starts a process for a role of roles, with a socket that is this
 // program's no longer.
 func play(ctx context.Context, role string, length time.Duration, fd int) (*program, error) {
+	return feed(ctx, role, length, fd, nil)
+}
+
+// feed is play with something to read for the role.
+func feed(ctx context.Context, role string, length time.Duration, fd int, input io.Reader) (*program, error) {
 	f := os.NewFile(uintptr(fd), role)
 	defer f.Close()
 	self, err := os.Executable()
@@ -47,7 +53,7 @@ func play(ctx context.Context, role string, length time.Duration, fd int) (*prog
 		return nil, err
 	}
 	p := &program{cmd: exec.CommandContext(ctx, self, roleCommand, role, length.String())}
-	p.cmd.ExtraFiles, p.cmd.Stdout, p.cmd.Stderr = []*os.File{f}, &p.out, os.Stderr
+	p.cmd.ExtraFiles, p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = []*os.File{f}, input, &p.out, os.Stderr
 	// A goroutine that waits in a raw system call looks like one that runs for too
 	// long, and would be interrupted every 10 ms.
 	p.cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
@@ -60,6 +66,12 @@ func (p *program) result() (int64, error) {
 		return 0, err
 	}
 	return strconv.ParseInt(strings.TrimSpace(p.out.String()), 10, 64)
+}
+
+// kill ends the process, whatever it does.
+func (p *program) kill() {
+	p.cmd.Process.Kill()
+	p.cmd.Wait()
 }
 
 // socket makes a blocking socket in a namespace.

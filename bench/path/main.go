@@ -3,6 +3,7 @@
 // same kind of bridges and veths, one after the other in every round.
 //
 //	make bench-path
+//	make bench-path BENCHFLAGS=-flood   # what a flood of junk does to TCP
 //
 // Only the ratios mean something: both systems share this machine's processors
 // with the programs that send and receive.
@@ -40,16 +41,29 @@ func main() {
 
 func run(ctx context.Context) (err error) {
 	var (
-		binary = flag.String("overlayd", "bin/overlayd", "the daemon")
-		args   = flag.String("args", "", "more arguments for the daemons")
-		rounds = flag.Int("rounds", 5, "how often each system is measured")
-		length = flag.Duration("time", 2*time.Second, "how long each measurement takes")
-		only   = flag.String("only", "", "measure nothing but these, separated by commas")
-		pair   = flag.Bool("overlayd-only", false, "leave the kernel's VXLAN out")
-		calls  = flag.Bool("calls", true, "count system calls, with eBPF")
+		binary  = flag.String("overlayd", "bin/overlayd", "the daemon")
+		args    = flag.String("args", "", "more arguments for the daemons")
+		rounds  = flag.Int("rounds", 0, "how often each system is measured (default 5, with -flood 3)")
+		length  = flag.Duration("time", 0, "how long each measurement takes (default 2s, with -flood 300ms)")
+		only    = flag.String("only", "", "measure nothing but these, separated by commas")
+		pair    = flag.Bool("overlayd-only", false, "leave the kernel's VXLAN out")
+		calls   = flag.Bool("calls", true, "count system calls, with eBPF")
+		flooded = flag.Bool("flood", false, "measure nothing but what a flood of junk does to TCP")
 	)
 	flag.Parse()
-	if *rounds < 1 || flag.NArg() > 0 {
+	if *rounds == 0 {
+		*rounds = 5
+		if *flooded {
+			*rounds = 3
+		}
+	}
+	if *length == 0 {
+		*length = 2 * time.Second
+		if *flooded {
+			*length = 300 * time.Millisecond
+		}
+	}
+	if *rounds < 1 || *length < 0 || flag.NArg() > 0 {
 		return errors.New("usage: path [flags]; see -h")
 	}
 	if *binary, err = filepath.Abs(*binary); err != nil {
@@ -61,6 +75,9 @@ func run(ctx context.Context) (err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
+	if *flooded {
+		*pair = true
+	}
 	for _, open := range []func() (*system, error){
 		openVXLAN,
 		func() (*system, error) { return openOverlayd(ctx, *binary, strings.Fields(*args)) },
@@ -80,11 +97,16 @@ func run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	chosen := slices.DeleteFunc(slices.Clone(measurements), func(m measurement) bool {
-		return *only != "" && !slices.Contains(strings.Split(*only, ","), m.name)
-	})
-	if len(chosen) == 0 {
+	wanted := func(name string) bool {
+		return *only == "" || slices.Contains(strings.Split(*only, ","), name)
+	}
+	chosen := slices.DeleteFunc(slices.Clone(measurements), func(m measurement) bool { return !wanted(m.name) })
+	kinds := slices.DeleteFunc(slices.Clone(junks), func(j junk) bool { return !wanted(j.name) })
+	if *flooded && len(kinds) == 0 || !*flooded && len(chosen) == 0 {
 		return fmt.Errorf("no measurement is called %q", *only)
+	}
+	if *flooded {
+		return measureFlood(ctx, os.Stdout, systems[0], *binary, kinds, *rounds, *length)
 	}
 	t := newTable(systems, chosen)
 	for round := range *rounds {

@@ -20,6 +20,7 @@ const roleSocket = 3
 // roles are what such a process does for a time. Each returns one number.
 var roles = map[string]func(length time.Duration) (int64, error){
 	"source": source, "sink": sink, "udp-source": udpSource, "udp-sink": udpSink, "ping": ping, "echo": echo,
+	"flood": flood,
 }
 
 func playRole(args []string) error {

@@ -17,23 +17,28 @@ import (
 
 // system is an overlay over two hosts on a switch, with a container on each.
 type system struct {
-	name    string
-	lab     *lab.Lab
-	a, b    *lab.Container
-	mtu     int
-	daemons []*lab.Process // none if the kernel does it all
+	name     string
+	lab      *lab.Lab
+	stranger *lab.Host // on the same switch, and no part of the overlay
+	a, b     *lab.Container
+	mtu      int
+	daemons  []*lab.Process // none if the kernel does it all
 }
 
 func (s *system) close() error { return s.lab.Close() }
 
-// newHosts makes the hosts of a system.
+// newHosts makes the two hosts of a system, and a stranger.
 func newHosts(name string) (*system, []*lab.Host, error) {
 	l, err := lab.New(lab.Config{Name: name})
 	if err != nil {
 		return nil, nil, err
 	}
 	s := &system{name: name, lab: l}
-	_, hosts, err := l.LAN("lan", 2)
+	sw, hosts, err := l.LAN("lan", 2)
+	if err != nil {
+		return s, nil, err
+	}
+	s.stranger, err = sw.Host("stranger", lab.PortConfig{})
 	return s, hosts, err
 }
 

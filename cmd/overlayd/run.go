@@ -54,9 +54,9 @@ The file must be closed to others (chmod 600).`,
 			return err
 		}
 		// The packet loops keep their places in Go's scheduler while they wait for the
-		// next packet, if there are more than they need (tunnel/rawfd).
-		if runtime.GOMAXPROCS(0) < 4 && os.Getenv("GOMAXPROCS") == "" {
-			runtime.GOMAXPROCS(4)
+		// next packet, if there are more than they need.
+		if procs := 3*overlayd.DefaultQueues() + 1; runtime.GOMAXPROCS(0) < procs && os.Getenv("GOMAXPROCS") == "" {
+			runtime.GOMAXPROCS(procs)
 		}
 		cfg.Logger = newLogger(cmd.ErrOrStderr(), v.text("log-level"), v.text("log-format"))
 		signals := make(chan os.Signal, 2)

@@ -8,6 +8,9 @@
 // that was built with the race detector (with GORACE=atexit_sleep_ms=0, or it
 // stops too late), which is too slow and too large for TestConnectivity alone.
 //
+// TestIperf and TestUnderlayCapture run iperf3 and tshark, and are skipped where
+// those are missing.
+//
 // Labs are independent of each other, so most tests run in parallel: what they
 // spend is mostly the time that a new lease takes to spread. Those that measure
 // or load the machine run before the others.

@@ -251,6 +251,12 @@ func TestLeases(t *testing.T) {
 		// It comes back, has to give its old subnet up, and gets one again.
 		dead.start(t, "--join", seed)
 		dead.awaitLog(t, 30*time.Second, 0, "lease-lost", subnet.String(), "gave it up again")
+		labtest.Eventually(t, leaseLimit, func() error { // the status follows the log
+			if s, err := dead.ask(); err != nil || slices.Contains(s.Node.Subnets, subnet) {
+				return errNotYet
+			}
+			return nil
+		})
 		dead.lease(t)
 		awaitMesh(t, nodes[:4]...)
 		agree(t, nodes[:4])

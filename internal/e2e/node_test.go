@@ -40,6 +40,7 @@ type node struct {
 	*lab.Host
 	daemon    *lab.Process
 	extraEnv  []string
+	networks  int           // that the daemon was started with
 	env       lab.SubnetEnv // after lease
 	container *lab.Container
 }
@@ -112,7 +113,9 @@ func (n *node) runArgs(args ...string) []string {
 // start starts the daemon.
 func (n *node) start(t testing.TB, args ...string) {
 	t.Helper()
-	cmd := exec.Command(overlayd, n.runArgs(args...)...)
+	args = n.runArgs(args...)
+	n.networks = 1 + strings.Count(args[slices.Index(args, "--network")+1], ",")
+	cmd := exec.Command(overlayd, args...)
 	cmd.Env = append(daemonEnv(), n.extraEnv...)
 	var err error
 	n.daemon, err = n.Host.Start(cmd, lab.StartOptions{Name: "overlayd"})
@@ -130,11 +133,11 @@ func (n *node) lease(t testing.TB) {
 		if err != nil {
 			return err
 		}
-		if len(s.Node.Subnets) < 2 {
+		if len(s.Node.Subnets) < n.networks {
 			return fmt.Errorf("%s holds %v", n, s.Node.Subnets)
 		}
 		n.env, err = lab.ReadSubnetEnv(filepath.Join(n.runDir(), "subnet.env"))
-		if err == nil && (n.env.Subnet4.Masked() != s.Node.Subnets[0] || n.env.Subnet6.Masked() != s.Node.Subnets[1]) {
+		if err == nil && !slices.EqualFunc(n.env.Subnets(), s.Node.Subnets, func(a, b netip.Prefix) bool { return a.Masked() == b }) {
 			err = fmt.Errorf("%s: subnet.env has %v, the status %v", n, n.env.Subnets(), s.Node.Subnets)
 		}
 		return err
@@ -242,9 +245,12 @@ func (n *node) awaitPeer(t testing.TB, limit time.Duration, other *node, what st
 	return last
 }
 
-// reachable says that packets can go to a peer and be answered.
-func reachable(p peer) bool {
-	return p.State == "alive" && p.Path == "userspace-udp" && p.LastProofMS != nil && len(p.Subnets) == 2
+// reachable says that packets of both families can go to a peer and be answered.
+func reachable(p peer) bool { return reachableIn(p, 2) }
+
+// reachableIn is reachable where there are so many overlay networks.
+func reachableIn(p peer, networks int) bool {
+	return p.State == "alive" && p.Path == "userspace-udp" && p.LastProofMS != nil && len(p.Subnets) == networks
 }
 
 // awaitMesh waits until all nodes reach each other.
@@ -253,7 +259,7 @@ func awaitMesh(t testing.TB, nodes ...*node) {
 	for _, a := range nodes {
 		for _, b := range nodes {
 			if a != b {
-				a.awaitPeer(t, meshLimit, b, "alive and reachable", reachable)
+				a.awaitPeer(t, meshLimit, b, "alive and reachable", func(p peer) bool { return reachableIn(p, b.networks) })
 			}
 		}
 	}

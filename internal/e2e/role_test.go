@@ -19,13 +19,14 @@ const (
 	roleBrokenTUN   = "broken-tun"   // /dev/net/tun is another device
 	roleNoNetAdmin  = "no-net-admin" // root without CAP_NET_ADMIN, as in most containers
 	roleReadOnlyDir = "read-only"    // the directory of the last argument is mounted read-only
+	roleQueues      = "queues"       // a node of the library with more queues than processors; see runQueues
 )
 
 // asRole makes a command that runs overlayd in a role.
 func asRole(role string, args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], append([]string{overlayd}, args...)...)
 	cmd.Env = append(daemonEnv(), roleVariable+"="+role)
-	if role != roleNoNetAdmin {
+	if role != roleNoNetAdmin && role != roleQueues {
 		// Go makes the mounts of the new mount namespace private.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	}
@@ -36,6 +37,8 @@ func asRole(role string, args ...string) *exec.Cmd {
 func playRole(role string, args []string) error {
 	var err error
 	switch role {
+	case roleQueues:
+		err = runQueues(args[1:])
 	case roleNoTUN:
 		err = unix.Mount("none", "/dev/net", "tmpfs", 0, "")
 	case roleBrokenTUN:

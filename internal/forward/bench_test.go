@@ -50,8 +50,8 @@ func TestDecisionsDoNotAllocate(t *testing.T) {
 	e := stubEngine(t, nil)
 	for _, table := range []*Table{e.Table(), mustTable(t, testTableConfig())} {
 		e.SetTable(table)
-		tx := newTxLoop(e, [sockCount]batchConn{&scriptConn{}, &scriptConn{}}, [sockCount]offloads{})
-		rx := newRxLoop(e, nil, offloads{})
+		tx := txLoopOf(e, [sockCount]batchConn{&scriptConn{}, &scriptConn{}}, [sockCount]offloads{})
+		rx := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
 		for _, dst := range []string{
 			"100.96.2.1", "fd96:0:0:2::1", "100.96.1.1", "100.96.77.1", "203.0.113.1", "100.96.5.1", "224.0.0.1",
 		} {
@@ -107,7 +107,7 @@ func (c *countConn) writeBatch(ms []datagram) (int, error) {
 func TestBatchesDoNotAllocate(t *testing.T) {
 	e := stubEngine(t, nil)
 	var c countConn
-	tx, rx := newTxLoop(e, [sockCount]batchConn{&c, nil}, [sockCount]offloads{}), newRxLoop(e, nil, offloads{})
+	tx, rx := txLoopOf(e, [sockCount]batchConn{&c, nil}, [sockCount]offloads{}), newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
 	pkt := tunnel.Packet{Data: innerFrom("100.96.1.9", "100.96.2.1", 1400)}
 	m := received("192.0.2.2:1", frame(encap.IPv4, innerFrom("100.96.2.1", "100.96.1.9", 1400)))
 	table := e.Table()
@@ -165,7 +165,7 @@ func BenchmarkNewTable(b *testing.B) {
 func BenchmarkTxDecide(b *testing.B) {
 	t, dsts := bigTable(b, 10000)
 	e := stubEngine(b, nil)
-	l := newTxLoop(e, [sockCount]batchConn{&countConn{}, nil}, [sockCount]offloads{})
+	l := txLoopOf(e, [sockCount]batchConn{&countConn{}, nil}, [sockCount]offloads{})
 	pkts := make([]tunnel.Packet, len(dsts))
 	for i, d := range dsts {
 		src := addr("10.255.255.1")
@@ -197,7 +197,7 @@ func BenchmarkRxDecide(b *testing.B) {
 	t, srcs := bigTable(b, 10000)
 	e := stubEngine(b, nil)
 	e.codec = encap.UDP{}
-	l := newRxLoop(e, nil, offloads{})
+	l := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
 	ms := make([]datagram, len(srcs))
 	for i, s := range srcs {
 		dst := addr("10.255.255.1")

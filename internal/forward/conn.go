@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 
@@ -26,6 +27,9 @@ type datagram struct {
 	// behind each other, the last one of at most that: to be cut by the kernel, or
 	// joined by it. Only with offloads.
 	segment int
+	// class is the outer TOS or traffic class. Where the platform does not tell or
+	// take it, it is 0 and ignored.
+	class uint8
 }
 
 // offloads is what a batchConn has of them.
@@ -49,6 +53,16 @@ type batchConn interface {
 
 	// send sends one datagram, on any goroutine.
 	send(b []byte, to netip.AddrPort) error
+
+	// dropped is how many datagrams the kernel has not queued for lack of room,
+	// where it can be told. It may be called by any goroutine.
+	dropped() uint64
+
+	// admit has the kernel drop what does not come from one of these addresses, with
+	// a filter that takes the place of any before it; it may be unable to. admitAll
+	// takes the filter away. Any goroutine may call them.
+	admit(known []netip.Addr) error
+	admitAll()
 
 	// close wakes the other calls.
 	close() error
@@ -90,6 +104,11 @@ func newXNetConn(c *net.UDPConn, is6 bool, n int) *xnetConn {
 	return x
 }
 
+func (x *xnetConn) dropped() uint64 { return 0 }
+
+func (x *xnetConn) admit([]netip.Addr) error { return errors.ErrUnsupported }
+func (x *xnetConn) admitAll()                {}
+
 func (x *xnetConn) close() error { return x.Close() }
 
 func (x *xnetConn) send(b []byte, to netip.AddrPort) error {
@@ -108,7 +127,7 @@ func (x *xnetConn) readBatch(ms []datagram) (int, error) {
 	}
 	for i := range ms[:n] {
 		m, d := &x.rx[i], &ms[i]
-		d.segment = 0
+		d.segment, d.class = 0, 0
 		d.n, d.truncated, d.addr = m.N, m.Flags&unix.MSG_TRUNC != 0, netip.AddrPort{}
 		if a, ok := m.Addr.(*net.UDPAddr); ok {
 			ip, _ := netip.AddrFromSlice(a.IP)

@@ -11,6 +11,15 @@
 // decisions take no lock, use no channel and allocate nothing. What does not
 // pass is dropped and counted under a [Reason].
 //
+// A loop waits in the kernel for its descriptor, on a thread that is its own for as
+// long as packets come (tunnel/rawfd), and its other system calls never wait.
+//
+// The outer header gets the inner one's DSCP and ECN, and what the underlay says by
+// the outer ECN is put into the inner header (RFC 6040). Everything is sent with DF.
+// What says that a size does not pass, the kernel by EMSGSIZE or a router by an ICMP
+// message that is believed, is told to Config.TooBig; what follows from it comes
+// back as the peers' MTU in a new Table.
+//
 // What is slow and rare is kept off the loops: ICMP errors are made and written
 // by one goroutine, and another one logs the drop counters.
 package forward

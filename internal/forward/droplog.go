@@ -15,8 +15,9 @@ const (
 )
 
 // logDrops reports counters that have risen until ctx ends. The loops only
-// count; all that is ever logged about a packet is logged here.
-func logDrops(ctx context.Context, d *Drops, log *slog.Logger) {
+// count; all that is ever logged about a packet is logged here. refresh is called
+// before the counters are read.
+func logDrops(ctx context.Context, d *Drops, log *slog.Logger, refresh func()) {
 	var last [reasonCount]uint64
 	var lastInfo [reasonCount]time.Time
 	tick := time.NewTicker(dropLogInterval)
@@ -26,6 +27,7 @@ func logDrops(ctx context.Context, d *Drops, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
+			refresh()
 			for r := None + 1; r < reasonCount; r++ {
 				total := d.Count(r)
 				if total == last[r] {

@@ -37,7 +37,8 @@ const (
 	// TxTooBig: longer than the inner MTU towards the owner. Answered with
 	// ICMP.
 	TxTooBig
-	// TxSocketTooBig: the underlay refused the datagram's size (EMSGSIZE).
+	// TxSocketTooBig: the underlay refused the datagram's size: EMSGSIZE, or an
+	// ICMP message that is believed.
 	TxSocketTooBig
 	// TxSocketNoBuffers: the kernel had no memory for it (ENOBUFS, ENOMEM).
 	TxSocketNoBuffers
@@ -56,6 +57,9 @@ const (
 	// counted under its own reason.
 	TxICMPNotSent
 
+	// RxSocketFull: the kernel had no room in a socket's queue, since datagrams come
+	// faster than we take them. Brought up to date each second.
+	RxSocketFull
 	// RxOversized: longer than any datagram that we expect, so that its end
 	// was lost.
 	RxOversized
@@ -74,8 +78,14 @@ const (
 	RxSpoofedSource
 	// RxWrongDestination: the inner destination is not in our subnets.
 	RxWrongDestination
+	// RxECN: the underlay has marked congestion on a packet whose sender does not
+	// know of ECN: it has to be dropped instead (RFC 6040 section 4.2).
+	RxECN
 	// RxDeviceRefused: the device did not take the packet.
 	RxDeviceRefused
+	// RxICMPNotBelieved: an ICMP message about the size of a datagram that this
+	// node cannot have sent.
+	RxICMPNotBelieved
 	// RxSocketError: a receive call failed.
 	RxSocketError
 
@@ -100,6 +110,7 @@ var reasonNames = [reasonCount]string{
 	TxSocketError:       "tx_socket_error",
 	TxDeviceError:       "tx_device_error",
 	TxICMPNotSent:       "tx_icmp_not_sent",
+	RxSocketFull:        "rx_socket_full",
 	RxOversized:         "rx_oversized",
 	RxUnknownSource:     "rx_unknown_source",
 	RxMalformedFrame:    "rx_malformed_frame",
@@ -108,7 +119,9 @@ var reasonNames = [reasonCount]string{
 	RxMartian:           "rx_martian",
 	RxSpoofedSource:     "rx_spoofed_source",
 	RxWrongDestination:  "rx_wrong_destination",
+	RxECN:               "rx_ecn",
 	RxDeviceRefused:     "rx_device_refused",
+	RxICMPNotBelieved:   "rx_icmp_not_believed",
 	RxSocketError:       "rx_socket_error",
 }
 

@@ -23,9 +23,9 @@ func TestReasonNames(t *testing.T) {
 		"tx_no_socket": 0, "tx_too_big": 0, "tx_socket_too_big": 0, "tx_socket_no_buffers": 0,
 		"tx_socket_refused": 0, "tx_socket_unreachable": 0, "tx_socket_error": 0, "tx_device_error": 0,
 		"tx_icmp_not_sent": 0,
-		"rx_oversized":     0, "rx_unknown_source": 0, "rx_malformed_frame": 0, "rx_malformed": 0,
+		"rx_socket_full":   0, "rx_oversized": 0, "rx_unknown_source": 0, "rx_malformed_frame": 0, "rx_malformed": 0,
 		"rx_multicast": 0, "rx_martian": 0, "rx_spoofed_source": 3, "rx_wrong_destination": 0,
-		"rx_device_refused": 0, "rx_socket_error": 0,
+		"rx_device_refused": 0, "rx_ecn": 0, "rx_icmp_not_believed": 0, "rx_socket_error": 0,
 	}
 	if diff := cmp.Diff(want, d.Snapshot()); diff != "" {
 		t.Errorf("snapshot (-want +got):\n%s", diff)
@@ -45,7 +45,7 @@ func TestDropLog(t *testing.T) {
 		var d Drops
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { defer close(done); logDrops(ctx, &d, log) }()
+		go func() { defer close(done); logDrops(ctx, &d, log, func() {}) }()
 		lines := func() []string {
 			synctest.Wait()
 			s := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")

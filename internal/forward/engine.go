@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -52,11 +53,20 @@ type Config struct {
 	// each. A socket that takes both families counts as IPv6 and should be
 	// IPv6 only. Run takes them over.
 	Conns []*net.UDPConn
+	// More are for a Device with further queues, one for each of them: how each
+	// sends and receives. With fewer, the last queues are left alone, and what the
+	// kernel puts there is lost.
+	More []QueueConns
 	// Control gets each control frame that comes from a known peer's address,
 	// without the encap. It is called from the receive loops, by several
 	// goroutines at once, must not block, and must copy what it keeps of frame.
 	// Nil: control frames are ignored.
 	Control func(frame []byte, from netip.AddrPort)
+	// TooBig is told, by the loops, that a peer may not be reached with packets of
+	// any size: mtu is the longest inner packet that a router's ICMP message speaks
+	// of, which may be forged, or 0 if the kernel has refused a datagram for its
+	// size. It must not block. Nil: nobody is told.
+	TooBig func(peer [16]byte, endpoint netip.AddrPort, mtu int)
 	// MTU is the longest inner packet, in bytes, that is sent: 68 to 65535.
 	MTU int
 	// NoOffload leaves the sockets' segmentation offloads alone.
@@ -66,23 +76,39 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// QueueConns are the sockets of a queue beside the first.
+type QueueConns struct {
+	// Rx are sockets of the families of Config.Conns that share their addresses and
+	// ports with those (SO_REUSEPORT): the kernel puts each outer flow into one of
+	// them.
+	Rx []*net.UDPConn
+	// Tx are sockets of the same families and addresses, with ports of their own, so
+	// that what different queues send is different flows to the underlay, and to
+	// the receiver's sockets. What comes to them is not read.
+	Tx []*net.UDPConn
+}
+
 // Engine forwards packets between a device and UDP sockets. All methods may be
 // called by any goroutine at any time.
 type Engine struct {
 	device  tunnel.Device
 	codec   encap.Codec
 	conns   [sockCount]*net.UDPConn
+	more    []QueueConns
 	running [sockCount]atomic.Pointer[batchConn] // what Run has made of conns
+	taken   []batchConn                          // all that Run has made
 	control func(frame []byte, from netip.AddrPort)
+	tooBig  func(peer [16]byte, endpoint netip.AddrPort, mtu int)
 	mtu     int
 	offload bool
 	log     *slog.Logger
 
-	table   atomic.Pointer[Table]
-	drops   Drops
-	out     output
-	icmp    *icmpQueue
-	started atomic.Bool
+	table     atomic.Pointer[Table]
+	strangers atomic.Pointer[strangers] // of Run
+	drops     Drops
+	out       *output // to the first queue
+	icmp      *icmpQueue
+	started   atomic.Bool
 }
 
 // New checks cfg and makes an Engine with an empty table: everything is
@@ -102,26 +128,38 @@ func New(cfg Config) (*Engine, error) {
 	if m := cfg.Device.Features().MaxPacket; m < 1 {
 		return nil, fmt.Errorf("%w: device %s: largest packet is %d bytes", ErrConfig, cfg.Device.Name(), m)
 	}
+	if q, ok := cfg.Device.(tunnel.MultiQueue); len(cfg.More) > 0 && (!ok || len(q.Queues()) <= len(cfg.More)) {
+		return nil, fmt.Errorf("%w: more sockets than device %s has queues", ErrConfig, cfg.Device.Name())
+	}
 	e := newEngine(cfg)
-	for _, c := range cfg.Conns {
+	var err error
+	if e.conns, err = byFamily(cfg.Conns); err != nil {
+		return nil, err
+	}
+	e.more = slices.Clone(cfg.More)
+	return e, nil
+}
+
+// byFamily sorts sockets.
+func byFamily(list []*net.UDPConn) (conns [sockCount]*net.UDPConn, err error) {
+	for _, c := range list {
 		if c == nil {
-			return nil, fmt.Errorf("%w: nil socket", ErrConfig)
+			return conns, fmt.Errorf("%w: nil socket", ErrConfig)
 		}
 		a, ok := c.LocalAddr().(*net.UDPAddr)
 		if !ok {
-			return nil, fmt.Errorf("%w: socket has no address", ErrConfig)
+			return conns, fmt.Errorf("%w: socket has no address", ErrConfig)
 		}
 		i := sock6
 		if a.IP.To4() != nil {
 			i = sock4
 		}
-		if e.conns[i] != nil {
-			return nil, fmt.Errorf("%w: two sockets of one address family: %v and %v",
-				ErrConfig, e.conns[i].LocalAddr(), a)
+		if conns[i] != nil {
+			return conns, fmt.Errorf("%w: two sockets of one address family: %v and %v", ErrConfig, conns[i].LocalAddr(), a)
 		}
-		e.conns[i] = c
+		conns[i] = c
 	}
-	return e, nil
+	return conns, nil
 }
 
 // newEngine makes an Engine without sockets of a Config that has been checked.
@@ -130,6 +168,7 @@ func newEngine(cfg Config) *Engine {
 		device:  cfg.Device,
 		codec:   cfg.Codec,
 		control: cfg.Control,
+		tooBig:  cfg.TooBig,
 		mtu:     cfg.MTU,
 		offload: !cfg.NoOffload,
 		log:     cfg.Logger,
@@ -137,10 +176,13 @@ func newEngine(cfg Config) *Engine {
 	if e.control == nil {
 		e.control = func([]byte, netip.AddrPort) {}
 	}
+	if e.tooBig == nil {
+		e.tooBig = func([16]byte, netip.AddrPort, int) {}
+	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
-	e.out = output{dev: cfg.Device, drops: &e.drops}
+	e.out = &output{dev: cfg.Device, drops: &e.drops}
 	e.icmp = newICMPQueue(&e.drops)
 	e.table.Store(new(Table))
 	return e
@@ -148,7 +190,12 @@ func newEngine(cfg Config) *Engine {
 
 // SetTable replaces the forwarding table, which is not nil. Packets that are being judged may
 // still be judged by the old one.
-func (e *Engine) SetTable(t *Table) { e.table.Store(t) }
+func (e *Engine) SetTable(t *Table) {
+	if s := e.strangers.Load(); s != nil {
+		s.renew(t)
+	}
+	e.table.Store(t)
+}
 
 // Table returns the table in force.
 func (e *Engine) Table() *Table { return e.table.Load() }
@@ -184,27 +231,25 @@ func (e *Engine) Run(ctx context.Context) error {
 			}
 		})
 	}
-	var conns [sockCount]batchConn
-	var off [sockCount]offloads
-	for i, c := range e.conns {
-		if c != nil {
-			var err error
-			conns[i], off[i], err = newConn(c, i == sock6, max(maxBatch, rxBatch), e.offload)
-			if err != nil {
-				return errors.Join(fmt.Errorf("%w: %w", ErrSocket, err), e.close())
-			}
-			e.running[i].Store(&conns[i])
-		}
+	queues, err := e.openQueues()
+	if err != nil {
+		return errors.Join(err, e.close())
 	}
-	start(newTxLoop(e, conns, off).run)
-	for i, c := range conns {
-		if c != nil {
-			l := newRxLoop(e, c, off[i])
-			start(func() error { return l.run(ctx) })
+	var all []batchConn
+	for _, q := range queues {
+		start(newTxLoop(e, q).run)
+		for _, c := range q.rx {
+			if c.conn != nil {
+				all = append(all, c.conn)
+				l := newRxLoop(e, c, q)
+				start(func() error { return l.run(ctx) })
+			}
 		}
 	}
 	wg.Go(func() { e.answer(ctx) })
-	wg.Go(func() { logDrops(ctx, &e.drops, e.log) })
+	st := newStrangers(&e.drops, all)
+	e.strangers.Store(st)
+	wg.Go(func() { logDrops(ctx, &e.drops, e.log, func() { st.tick(e.table.Load()) }) })
 
 	<-ctx.Done()
 	closed := e.close()
@@ -219,15 +264,23 @@ func (e *Engine) Run(ctx context.Context) error {
 // error.
 func (e *Engine) close() error {
 	var errs []error
-	for i, c := range e.conns {
-		if c == nil {
-			continue
+	closing := func(c interface{ Close() error }) {
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, fmt.Errorf("%w: close: %w", ErrSocket, err))
 		}
-		err := c.Close()
-		if run := e.running[i].Load(); run != nil {
-			err = (*run).close()
+	}
+	for _, c := range e.conns {
+		if c != nil {
+			closing(c)
 		}
-		if err != nil && !errors.Is(err, net.ErrClosed) {
+	}
+	for _, q := range e.more {
+		for _, c := range slices.Concat(q.Rx, q.Tx) {
+			closing(c)
+		}
+	}
+	for _, c := range e.taken {
+		if err := c.close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, fmt.Errorf("%w: close: %w", ErrSocket, err))
 		}
 	}
@@ -237,12 +290,19 @@ func (e *Engine) close() error {
 	return errors.Join(errs...)
 }
 
-// mtuTo is the longest inner packet that may be sent to p.
-func (e *Engine) mtuTo(p *Peer) int {
+// minIPv6 is the least MTU that an IPv6 sender may be told of: RFC 8200 section 5.
+const minIPv6 = 1280
+
+// mtuTo is the longest inner packet of a version that may be sent to p.
+func (e *Engine) mtuTo(p *Peer, is6 bool) int {
+	mtu := e.mtu
 	if p.MTU > 0 {
-		return min(p.MTU, e.mtu)
+		mtu = min(p.MTU, mtu)
+		if is6 { // if the path carries less it is no path for IPv6
+			mtu = max(mtu, min(minIPv6, e.mtu))
+		}
 	}
-	return e.mtu
+	return mtu
 }
 
 // SendControl sends one control frame in this node's encap to an endpoint, and

@@ -130,3 +130,15 @@ func stubEngine(t testing.TB, write func([]tunnel.Packet) (int, error)) *Engine 
 	e.SetTable(mustTable(t, testTableConfig()))
 	return e
 }
+
+// queueOf is a queue of e's device.
+func queueOf(e *Engine) *queue { return &queue{dev: e.device, out: e.out} }
+
+// txLoopOf is the transmit loop of a queue with such sockets.
+func txLoopOf(e *Engine, conns [sockCount]batchConn, off [sockCount]offloads) *txLoop {
+	q := queueOf(e)
+	for i, c := range conns {
+		q.tx[i] = sock{c, off[i]}
+	}
+	return newTxLoop(e, q)
+}

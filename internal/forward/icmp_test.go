@@ -253,7 +253,7 @@ func TestTxAnswers(t *testing.T) {
 		{"icmp error", "100.96.200.1", 100, func(p []byte) { p[9], p[20] = 1, 3 }, TxNoOwner, false},
 	} {
 		e := stubEngine(t, nil)
-		l := newTxLoop(e, [sockCount]batchConn{sock4: &scriptConn{}}, [sockCount]offloads{})
+		l := txLoopOf(e, [sockCount]batchConn{sock4: &scriptConn{}}, [sockCount]offloads{})
 		src := "100.96.1.9"
 		if addr(tt.dst).Is6() {
 			src = "fd96:0:0:1::9"

@@ -24,10 +24,6 @@ type mmsghdr struct {
 	_   uint32
 }
 
-// controlLen is CMSG_SPACE of the one control message that there is: UDP_SEGMENT
-// with 2 bytes, UDP_GRO with 4 (linux/include/uapi/linux/udp.h).
-const controlLen = 24
-
 // mmsgConn is a batchConn made of sendmmsg(2) and recvmmsg(2), with segmentation
 // and coalescing by the kernel where the socket has them. Unlike x/net's it
 // allocates nothing per message.
@@ -38,6 +34,8 @@ type mmsgConn struct {
 	gro bool
 
 	rx, tx mmsgBatch
+	errs   errQueue // of the reader
+	report func(tooBig)
 }
 
 // mmsgBatch is the arguments of one direction's call.
@@ -45,40 +43,50 @@ type mmsgBatch struct {
 	hdrs    []mmsghdr
 	iovs    []unix.Iovec
 	names   []unix.RawSockaddrInet6 // an IPv4 address fits, too
-	control [][controlLen]byte
+	control [][maxControl]byte
 }
 
 func newMmsgBatch(n int) mmsgBatch {
 	return mmsgBatch{
 		hdrs: make([]mmsghdr, n), iovs: make([]unix.Iovec, 0, 4*n),
-		names: make([]unix.RawSockaddrInet6, n), control: make([][controlLen]byte, n),
+		names: make([]unix.RawSockaddrInet6, n), control: make([][maxControl]byte, n),
 	}
 }
 
-// newConn makes a batchConn for up to n datagrams per call, which takes over the
-// socket. offload asks for UDP_SEGMENT and UDP_GRO; gso and gro of the result say
-// what there is of it.
-func newConn(c *net.UDPConn, is6 bool, n int, offload bool) (batchConn, offloads, error) {
-	fd, err := takeOver(c)
+// duplicates: a batchConn has a descriptor of its own, and the socket that it was
+// made of is to be closed, for the sake of Go's poller.
+const duplicates = true
+
+// newConn makes a batchConn for up to n datagrams per call. offload asks for UDP_SEGMENT and UDP_GRO; gso and gro of the result say
+// what there is of it. report gets what the underlay says about the size of what
+// was sent; it is called by readBatch and must not block; nil: nothing will be read.
+// waiters is what
+// rawfd.New is told.
+func newConn(c *net.UDPConn, is6 bool, n, waiters int, offload bool, report func(tooBig)) (batchConn, offloads, error) {
+	fd, err := duplicate(c, waiters)
 	if err != nil {
 		return nil, offloads{}, err
 	}
-	m := &mmsgConn{fd: fd, is6: is6, rx: newMmsgBatch(n), tx: newMmsgBatch(n)}
-	if offload {
-		err = fd.Control(func(fd int) error {
+	m := &mmsgConn{fd: fd, is6: is6, rx: newMmsgBatch(n), tx: newMmsgBatch(n), report: report}
+	err = fd.Control(func(fd int) error {
+		setOptions(fd, is6)
+		if offload {
 			// Any kernel that knows the option can tell its value.
 			_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 			m.gso = err == nil
 			m.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
-			return nil
-		})
-	}
+		}
+		if report == nil {
+			return takeNothing(fd, is6)
+		}
+		return nil
+	})
 	return m, offloads{gso: m.gso, gro: m.gro}, err
 }
 
-// takeOver takes a socket out of Go's poller, which would be woken for every
-// datagram for as long as it knows it.
-func takeOver(c *net.UDPConn) (*rawfd.FD, error) {
+// duplicate makes a second descriptor of a socket. Go's poller is woken for every
+// datagram for as long as the first one is open.
+func duplicate(c *net.UDPConn, waiters int) (*rawfd.FD, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -88,12 +96,34 @@ func takeOver(c *net.UDPConn) (*rawfd.FD, error) {
 	if err := errors.Join(closed, err); err != nil {
 		return nil, err
 	}
-	fd, err := rawfd.New(dup)
+	fd, err := rawfd.New(dup, waiters)
 	if err != nil {
 		unix.Close(dup)
 		return nil, err
 	}
-	return fd, c.Close()
+	return fd, nil
+}
+
+func (m *mmsgConn) drain(fd uintptr) { m.errs.drain(fd, m.report) }
+
+// skMeminfoDrops is SK_MEMINFO_DROPS (linux/include/uapi/linux/sock_diag.h).
+const skMeminfoDrops = 8
+
+func (m *mmsgConn) dropped() (n uint64) {
+	var info [skMeminfoDrops + 1]uint32
+	err := m.fd.Control(func(fd int) error {
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+	if err != nil {
+		return 0 // closed, or a kernel before 4.12
+	}
+	return uint64(info[skMeminfoDrops])
 }
 
 func (m *mmsgConn) close() error { return m.fd.Close() }
@@ -123,23 +153,19 @@ func (m *mmsgConn) readBatch(ms []datagram) (int, error) {
 		h := &b.hdrs[i].hdr
 		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&b.names[i])), Namelen: unix.SizeofSockaddrInet6, Iov: &b.iovs[i]}
 		h.SetIovlen(1)
-		if m.gro {
-			h.Control = &b.control[i][0]
-			h.SetControllen(controlLen)
-		}
+		h.Control = &b.control[i][0]
+		h.SetControllen(maxControl)
 	}
-	n, err := b.call(unix.SYS_RECVMMSG, m.fd, len(ms), m.fd.AwaitRead)
+	n, err := b.call(unix.SYS_RECVMMSG, m.fd, len(ms), m.fd.AwaitRead, m.drain)
 	runtime.KeepAlive(ms)
 	if err != nil {
 		return 0, err
 	}
 	for i := range ms[:n] {
 		h, d := &b.hdrs[i], &ms[i]
-		d.n, d.truncated, d.segment = int(h.len), h.hdr.Flags&unix.MSG_TRUNC != 0, 0
+		d.n, d.truncated = int(h.len), h.hdr.Flags&unix.MSG_TRUNC != 0
 		d.addr = addrOf(&b.names[i])
-		if m.gro && h.hdr.Controllen > 0 {
-			d.segment = groSize(b.control[i][:h.hdr.Controllen])
-		}
+		d.segment, d.class = readCmsgs(b.control[i][:min(h.hdr.Controllen, maxControl)])
 	}
 	return n, nil
 }
@@ -162,13 +188,21 @@ func (m *mmsgConn) writeBatch(ms []datagram) (int, error) {
 			h.SetIovlen(len(d.bufs))
 			at += len(d.bufs)
 		}
+		used := 0
 		if d.segment > 0 {
-			putSegment(&b.control[i], d.segment)
+			putSegment(b.control[i][:], d.segment)
+			used = cmsgSpace
+		}
+		if d.class != 0 {
+			putTrafficClass(b.control[i][used:], m.is6, d.class)
+			used += cmsgSpace
+		}
+		if used > 0 {
 			h.Control = &b.control[i][0]
-			h.SetControllen(controlLen)
+			h.SetControllen(used)
 		}
 	}
-	n, err := b.call(unix.SYS_SENDMMSG, m.fd, len(ms), m.fd.AwaitWrite)
+	n, err := b.call(unix.SYS_SENDMMSG, m.fd, len(ms), m.fd.AwaitWrite, nil)
 	runtime.KeepAlive(ms)
 	clear(b.iovs)
 	return n, err
@@ -176,25 +210,33 @@ func (m *mmsgConn) writeBatch(ms []datagram) (int, error) {
 
 // call makes the system call for n messages, and waits if it has to. Go's scheduler
 // does not hear of the call itself, which never waits: telling it costs as much as a
-// small packet does, and has it look after the thread.
-func (b *mmsgBatch) call(number uintptr, f *rawfd.FD, n int, await func() bool) (int, error) {
+// small packet does, and has it look after the thread. An error queue that is not
+// empty wakes a reader for nothing, and for ever: drain empties it.
+func (b *mmsgBatch) call(number uintptr, f *rawfd.FD, n int, await func() bool, drain func(fd uintptr)) (int, error) {
 	fd, ok := f.Enter()
 	if !ok {
 		return 0, net.ErrClosed
 	}
 	defer f.Leave()
-	for {
+	for woken := false; ; {
 		n, _, errno := unix.RawSyscall6(number, fd, uintptr(unsafe.Pointer(&b.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			return int(n), nil
 		case unix.EINTR:
 		case unix.EAGAIN:
+			if woken && drain != nil {
+				drain(fd)
+			}
 			if !await() {
 				return 0, net.ErrClosed
 			}
+			woken = true
 		default:
-			return 0, errno
+			if drain == nil || !mayBeEarlier(errno) {
+				return 0, errno
+			}
+			drain(fd)
 		}
 	}
 }
@@ -230,23 +272,4 @@ func addrOf(from *unix.RawSockaddrInet6) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), port)
 	}
 	return netip.AddrPort{}
-}
-
-// putSegment writes a control message that tells the kernel to cut what is sent
-// into datagrams of a size.
-func putSegment(b *[controlLen]byte, size int) {
-	*b = [controlLen]byte{}
-	binary.NativeEndian.PutUint64(b[0:], unix.SizeofCmsghdr+2)
-	binary.NativeEndian.PutUint32(b[8:], unix.IPPROTO_UDP)
-	binary.NativeEndian.PutUint32(b[12:], unix.UDP_SEGMENT)
-	binary.NativeEndian.PutUint16(b[16:], uint16(size))
-}
-
-// groSize is the size of the datagrams that the kernel has joined, 0 if it has
-// not.
-func groSize(b []byte) int {
-	if len(b) < unix.SizeofCmsghdr+4 || binary.NativeEndian.Uint32(b[8:]) != unix.IPPROTO_UDP || binary.NativeEndian.Uint32(b[12:]) != unix.UDP_GRO {
-		return 0
-	}
-	return int(binary.NativeEndian.Uint32(b[16:]))
 }

@@ -53,6 +53,7 @@ func superpacket(src, dst string, n, segment int) tunnel.Packet {
 
 // gsoConn records messages as the kernel would cut them.
 type gsoConn struct {
+	classes []uint8
 	scriptConn
 	messages []int    // how many datagrams each was
 	longest  int      // bytes of one message
@@ -64,6 +65,7 @@ func (c *gsoConn) writeBatch(ms []datagram) (int, error) {
 	for _, m := range ms[:n] {
 		b := bytes.Join(m.bufs, nil)
 		c.longest = max(c.longest, len(b))
+		c.classes = append(c.classes, m.class)
 		c.messages = append(c.messages, 0)
 		for first := true; first || len(b) > 0; first = false {
 			one := b
@@ -107,12 +109,12 @@ func TestTxSuperpacket(t *testing.T) {
 		{"without offload", offloads{}, nil, slices.Repeat([]int{1}, len(want)), nil, false},
 		{"refused with EIO", offloads{gso: true}, []sendStep{{1, nil}, {0, sendErr(syscall.EIO)}}, append([]int{47}, slices.Repeat([]int{1}, 7)...), nil, false},
 		{"refused with EINVAL", offloads{gso: true}, []sendStep{{0, sendErr(syscall.EINVAL)}}, slices.Repeat([]int{1}, len(want)), nil, false},
-		{"too big for the path", offloads{gso: true}, []sendStep{{0, sendErr(syscall.EMSGSIZE)}}, []int{3, 1, 2, 1}, seq(47), true},
+		{"too big for the path", offloads{gso: true}, []sendStep{{0, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{3, 1, 2, 1}, seq(47), true},
 		{"no buffers", offloads{gso: true}, []sendStep{{2, nil}, {0, sendErr(syscall.ENOBUFS)}}, []int{47, 3, 2, 1}, []int{50}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &gsoConn{scriptConn: scriptConn{script: tt.script}}
-			l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{sock4: tt.off})
+			l := txLoopOf(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{sock4: tt.off})
 			l.batch(big, tunnel.Packet{Data: small}, tunnel.Packet{Data: other}, tunnel.Packet{Data: other}, tunnel.Packet{Data: small})
 			if err := l.queues[sock4].flush(); err != nil {
 				t.Fatal(err)
@@ -174,7 +176,7 @@ func TestRxJoined(t *testing.T) {
 	e.SetTable(mustTable(t, testTableConfig()))
 	var control int
 	e.control = func([]byte, netip.AddrPort) { control++ }
-	l := newRxLoop(e, nil, offloads{gro: true})
+	l := newRxLoop(e, sock{nil, offloads{gro: true}}, queueOf(e))
 	var joined []byte
 	for i := range 10 {
 		p := tcpPacket("100.96.2.1", "100.96.1.9", uint32(1+i*1000), 1000)
@@ -212,7 +214,7 @@ func TestRxJoined(t *testing.T) {
 // taken is newConn for a test.
 func taken(t *testing.T, c *net.UDPConn, is6 bool, n int, offload bool) (batchConn, offloads) {
 	t.Helper()
-	conn, off, err := newConn(c, is6, n, offload)
+	conn, off, err := newConn(c, is6, n, 2, offload, func(tooBig) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,4 +323,48 @@ func TestConnClosed(t *testing.T) {
 func isClosed(err error) bool {
 	op, ok := err.(*net.OpError)
 	return err != nil && (ok && op.Err == net.ErrClosed || err == net.ErrClosed)
+}
+
+// TestSocketFull: what the kernel drops since nobody reads is counted, once.
+func TestSocketFull(t *testing.T) {
+	from, to := listen(t, "127.0.0.1"), listen(t, "127.0.0.1")
+	if err := to.SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	rx, _ := taken(t, to, false, 8, true)
+	var d Drops
+	watch := newStrangers(&d, []batchConn{rx})
+	count := func() { watch.tick(new(Table)) }
+	const sent = 200
+	for range sent {
+		if _, err := from.WriteToUDPAddrPort(make([]byte, 500), bound(to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count()
+	in := make([]datagram, 8)
+	for i := range in {
+		in[i] = datagram{bufs: [][]byte{make([]byte, maxDatagram)}}
+	}
+	n, err := rx.readBatch(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	queued := 0
+	for _, m := range in[:n] {
+		queued += m.n / 500
+	}
+	if lost := d.Count(RxSocketFull); lost == 0 || lost+uint64(queued) != sent {
+		t.Errorf("%d were queued and %d counted as lost, of %d", queued, lost, sent)
+	}
+	before := d.Count(RxSocketFull)
+	count()
+	if d.Count(RxSocketFull) != before {
+		t.Error("counted twice")
+	}
+	rx.close()
+	count()
+	if d.Count(RxSocketFull) != before {
+		t.Error("a closed socket counts")
+	}
 }

@@ -42,6 +42,7 @@ const (
 
 // rxLoop carries packets from one socket to the device.
 type rxLoop struct {
+	out   *output
 	e     *Engine
 	conn  batchConn
 	ms    []datagram
@@ -51,21 +52,22 @@ type rxLoop struct {
 	cache acceptCache
 }
 
-func newRxLoop(e *Engine, c batchConn, off offloads) *rxLoop {
+func newRxLoop(e *Engine, c sock, q *queue) *rxLoop {
 	n := rxBatch
-	if off.gro {
+	if c.off.gro {
 		n = groBatch
 	}
 	l := &rxLoop{
+		out:   q.out,
 		e:     e,
-		conn:  c,
+		conn:  c.conn,
 		ms:    make([]datagram, n),
 		size:  min(e.codec.HeaderLen()+max(e.mtu, minRxPacket)+rxSlack, maxDatagram),
-		join:  tunnel.NewCoalescer(e.device.Features()),
+		join:  tunnel.NewCoalescer(q.dev.Features()),
 		peers: make([]*Peer, 0, n),
 	}
 	size := l.size
-	if off.gro {
+	if c.off.gro {
 		size = maxDatagram
 	}
 	for i := range l.ms {
@@ -118,6 +120,11 @@ func pause(ctx context.Context, d time.Duration) error {
 // control frames away, and drops and counts the rest.
 func (l *rxLoop) take(t *Table, m *datagram) {
 	b := m.bufs[0][:m.n]
+	if m.segment > 0 && len(l.cache.senders(t, m.addr.Addr())) == 0 {
+		// A stranger's whole train, for one lookup.
+		l.e.drops.Add(RxUnknownSource, uint64((len(b)+m.segment-1)/m.segment))
+		return
+	}
 	for first := true; first || len(b) > 0; first = false {
 		one := b
 		if m.segment > 0 {
@@ -130,6 +137,8 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 			l.e.drops.Add(reason, 1)
 		case p == nil:
 			l.e.control(payload, m.addr)
+		case !markInner(payload, m.class):
+			l.e.drops.Add(RxECN, 1)
 		case l.join.Add(payload) == len(l.peers): // a new one of join's packets
 			l.peers = append(l.peers, p)
 		}
@@ -178,7 +187,7 @@ func (l *rxLoop) deliver() error {
 	if len(l.peers) == 0 {
 		return nil
 	}
-	err := l.e.out.write(l.join, l.peers)
+	err := l.out.write(l.join, l.peers)
 	clear(l.peers)
 	l.peers = l.peers[:0]
 	l.join.Reset()

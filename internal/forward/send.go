@@ -15,8 +15,10 @@ type sendQueue struct {
 	conn  batchConn
 	drops *Drops
 	gso   bool // the kernel cuts messages for us
-	ms    []queuedDatagram
-	iov   [][]byte // the pieces of ms, in order
+	// refused is told about whom the kernel refuses a datagram's size.
+	refused func(*Peer)
+	ms      []queuedDatagram
+	iov     [][]byte // the pieces of ms, in order
 
 	// Of flush.
 	groups []datagram // messages
@@ -29,6 +31,7 @@ type queuedDatagram struct {
 	pieces int
 	size   int // of the datagram
 	inner  int // bytes of the inner packet
+	class  uint8
 }
 
 const (
@@ -40,22 +43,23 @@ const (
 	maxCut = 64
 )
 
-func newSendQueue(c batchConn, d *Drops, n int, gso bool) *sendQueue {
+func newSendQueue(c batchConn, d *Drops, n int, gso bool, refused func(*Peer)) *sendQueue {
 	return &sendQueue{
-		conn:   c,
-		drops:  d,
-		gso:    gso,
-		ms:     make([]queuedDatagram, 0, n),
-		iov:    make([][]byte, 0, 3*n),
-		groups: make([]datagram, 0, n),
-		counts: make([]int, 0, n),
+		conn:    c,
+		drops:   d,
+		gso:     gso,
+		refused: refused,
+		ms:      make([]queuedDatagram, 0, n),
+		iov:     make([][]byte, 0, 3*n),
+		groups:  make([]datagram, 0, n),
+		counts:  make([]int, 0, n),
 	}
 }
 
 // add appends a datagram for p: the encap's header, and the inner packet in two
-// pieces. Empty ones are left out.
+// pieces, of which the second may be empty.
 func (q *sendQueue) add(p *Peer, header, head, rest []byte) {
-	d := queuedDatagram{peer: p, inner: len(head) + len(rest)}
+	d := queuedDatagram{peer: p, inner: len(head) + len(rest), class: trafficClass(head)}
 	d.size = len(header) + d.inner
 	for _, b := range [...][]byte{header, head, rest} {
 		if len(b) > 0 {
@@ -75,12 +79,12 @@ func (q *sendQueue) group(ms []queuedDatagram, iov [][]byte) {
 		for q.gso && n < len(ms) && n < maxCut {
 			next := &ms[n]
 			// A shorter one can only be the last.
-			if next.peer != ms[0].peer || next.size > ms[0].size || ms[n-1].size < ms[0].size || size+next.size > maxMessage {
+			if next.peer != ms[0].peer || next.class != ms[0].class || next.size > ms[0].size || ms[n-1].size < ms[0].size || size+next.size > maxMessage {
 				break
 			}
 			n, pieces, size = n+1, pieces+next.pieces, size+next.size
 		}
-		d := datagram{bufs: iov[:pieces:pieces], addr: ms[0].peer.Endpoint}
+		d := datagram{bufs: iov[:pieces:pieces], addr: ms[0].peer.Endpoint, class: ms[0].class}
 		if n > 1 {
 			d.segment = ms[0].size
 		}
@@ -101,7 +105,7 @@ func (q *sendQueue) flush() error {
 		ms, iov = ms[counts[0]:], iov[len(groups[0].bufs):]
 		groups, counts = groups[1:], counts[1:]
 	}
-	retried := false
+	retried, cut := false, false
 	for len(groups) > 0 {
 		n, err := q.conn.writeBatch(groups)
 		if n == 0 && err == nil {
@@ -125,23 +129,29 @@ func (q *sendQueue) flush() error {
 			return err
 		}
 		if groups[0].segment > 0 && refusesSegments(err) {
-			q.gso = false
+			q.gso, cut = false, true
 			q.group(ms, iov)
 			groups, counts = q.groups, q.counts
 			continue
 		}
-		reason, again := classifySend(err)
-		if again && !retried {
-			// What the kernel reported was the fate of an earlier datagram;
-			// this one was not even tried.
+		reason := classifySend(err)
+		if !retried && (reason == None || mayBeEarlier(err)) {
+			// What the kernel has reported may be the fate of an earlier datagram, to
+			// somebody else, and this one was not even tried.
 			retried = true
-			if reason != None {
+			if errors.Is(err, syscall.ECONNREFUSED) { // it never is this one's
 				q.drops.Add(reason, 1)
 			}
 			continue
 		}
 		if reason == None {
 			reason = TxSocketError
+		}
+		if reason == TxSocketTooBig {
+			// Kernels before 6.2 say so of a message that is to be cut by EINVAL: then it
+			// was no reason to do without.
+			q.gso = q.gso || cut
+			q.refused(ms[0].peer)
 		}
 		q.drops.Add(reason, uint64(counts[0]))
 		retried = false
@@ -164,28 +174,40 @@ func refusesSegments(err error) bool {
 	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EINVAL)
 }
 
-// classifySend says under which reason an error of sendmmsg is counted, and
-// whether the datagram should be tried once more: a socket reports an ICMP
-// port unreachable about an earlier datagram at its next call (udp(7)), and a
-// signal may interrupt any call.
-func classifySend(err error) (r Reason, again bool) {
+// mayBeEarlier reports whether an error of a socket may be an ICMP error about a
+// datagram that was sent before (icmp_err_convert in linux/net/ipv4/icmp.c,
+// icmpv6_err_convert in linux/net/ipv6/icmp.c).
+func mayBeEarlier(err error) bool {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
-		return TxSocketError, false
+		return false
+	}
+	switch errno {
+	case syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENONET,
+		syscall.EMSGSIZE, syscall.EACCES, syscall.EPROTO, syscall.ENOPROTOOPT, syscall.EOPNOTSUPP:
+		return true
+	}
+	return false
+}
+
+// classifySend says under which reason an error of sendmmsg is counted: None for
+// one that says nothing.
+func classifySend(err error) Reason {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return TxSocketError
 	}
 	switch errno {
 	case syscall.EINTR:
-		return None, true
-	case syscall.ECONNREFUSED:
-		return TxSocketRefused, true
-	case syscall.EPERM, syscall.EACCES:
-		return TxSocketRefused, false
+		return None
+	case syscall.ECONNREFUSED, syscall.EPERM, syscall.EACCES:
+		return TxSocketRefused
 	case syscall.EMSGSIZE:
-		return TxSocketTooBig, false
+		return TxSocketTooBig
 	case syscall.ENOBUFS, syscall.ENOMEM:
-		return TxSocketNoBuffers, false
+		return TxSocketNoBuffers
 	case syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN:
-		return TxSocketUnreachable, false
+		return TxSocketUnreachable
 	}
-	return TxSocketError, false
+	return TxSocketError
 }

@@ -31,6 +31,7 @@ func sockFor(a netip.Addr) int {
 
 // txLoop carries packets from the device to the sockets.
 type txLoop struct {
+	dev     tunnel.Device
 	e       *Engine
 	pkts    []tunnel.Packet
 	bufs    [][]byte
@@ -40,10 +41,11 @@ type txLoop struct {
 	cache   routeCache
 }
 
-func newTxLoop(e *Engine, conns [sockCount]batchConn, off [sockCount]offloads) *txLoop {
-	f := e.device.Features()
+func newTxLoop(e *Engine, q *queue) *txLoop {
+	f := q.dev.Features()
 	n := batchLen(f.ReadBatch)
 	l := &txLoop{
+		dev:     q.dev,
 		e:       e,
 		pkts:    make([]tunnel.Packet, n),
 		bufs:    make([][]byte, n),
@@ -52,9 +54,9 @@ func newTxLoop(e *Engine, conns [sockCount]batchConn, off [sockCount]offloads) *
 	for i := range l.bufs {
 		l.bufs[i] = make([]byte, f.MaxPacket)
 	}
-	for i, c := range conns {
-		if c != nil {
-			l.queues[i] = newSendQueue(c, &e.drops, n, off[i].gso)
+	for i, s := range q.tx {
+		if s.conn != nil {
+			l.queues[i] = newSendQueue(s.conn, &e.drops, n, s.off.gso, e.sizeRefused)
 		}
 	}
 	return l
@@ -68,13 +70,13 @@ func (l *txLoop) run() error {
 		for i := range l.pkts {
 			l.pkts[i] = tunnel.Packet{Data: l.bufs[i]}
 		}
-		n, err := l.e.device.Read(l.pkts)
+		n, err := l.dev.Read(l.pkts)
 		if n <= 0 {
 			if err == nil {
 				err = io.ErrNoProgress
 			}
 			if failed++; errors.Is(err, os.ErrClosed) || failed == maxDeviceErrors {
-				return fmt.Errorf("%w: read %s: %w", ErrDevice, l.e.device.Name(), err)
+				return fmt.Errorf("%w: read %s: %w", ErrDevice, l.dev.Name(), err)
 			}
 			l.e.drops.Add(TxDeviceError, 1)
 			continue
@@ -112,7 +114,7 @@ func (l *txLoop) take(t *Table, i int) {
 	case TxNoOwner, TxPeerDown, TxNoSocket:
 		l.e.icmp.offer(t, reason, pkt.Data, src, 0)
 	case TxTooBig:
-		l.e.icmp.offer(t, reason, pkt.Data, src, l.e.mtuTo(p))
+		l.e.icmp.offer(t, reason, pkt.Data, src, l.e.mtuTo(p, src.Is6()))
 	}
 	if reason != None {
 		l.e.drops.Add(reason, 1)
@@ -178,7 +180,7 @@ func (l *txLoop) decide(t *Table, pkt *tunnel.Packet) (p *Peer, src netip.Addr, 
 		return nil, src, TxNoSocket
 	}
 	longest := tunnel.Longest(pkt)
-	if longest > l.e.mtuTo(p) {
+	if longest > l.e.mtuTo(p, src.Is6()) {
 		return p, src, TxTooBig
 	}
 	if longest == 0 || pkt.Offload.GSO == tunnel.GSONone && pkt.Offload.NeedsChecksum && !tunnel.FinishChecksum(pkt) {

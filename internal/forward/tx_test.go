@@ -98,7 +98,7 @@ func TestTxDecide(t *testing.T) {
 		{"checksum in the IP header", tunnel.Packet{Data: innerFrom(own4, "100.96.2.1", 100),
 			Offload: tunnel.Offload{NeedsChecksum: true, ChecksumStart: 4, ChecksumOffset: 2}}, "", TxMalformed},
 	} {
-		l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: &scriptConn{}}, [sockCount]offloads{})
+		l := txLoopOf(stubEngine(t, nil), [sockCount]batchConn{sock4: &scriptConn{}}, [sockCount]offloads{})
 		p, _, r := l.decide(l.e.Table(), &tt.pkt)
 		name := ""
 		if p != nil {
@@ -108,7 +108,7 @@ func TestTxDecide(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q, %v", tt.name, name, r, tt.peer, tt.want)
 		}
 	}
-	l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock6: &scriptConn{}}, [sockCount]offloads{})
+	l := txLoopOf(stubEngine(t, nil), [sockCount]batchConn{sock6: &scriptConn{}}, [sockCount]offloads{})
 	if p, _, r := l.decide(l.e.Table(), &tunnel.Packet{Data: innerFrom(own6, "fd96:0:0:7::1", 1281)}); r != TxTooBig || p.Name != "node7" {
 		t.Errorf("over the peer's MTU: %v, %v", p, r)
 	}
@@ -117,7 +117,7 @@ func TestTxDecide(t *testing.T) {
 // TestTxBatch sends one device batch to peers of both outer families.
 func TestTxBatch(t *testing.T) {
 	var c4, c6 scriptConn
-	l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: &c4, sock6: &c6}, [sockCount]offloads{})
+	l := txLoopOf(stubEngine(t, nil), [sockCount]batchConn{sock4: &c4, sock6: &c6}, [sockCount]offloads{})
 	a := innerFrom("100.96.1.9", "100.96.2.1", 60)
 	b := innerFrom("fd96:0:0:1::9", "fd96:0:0:7::1", 80)
 	c := innerFrom("fd96:0:0:1::9", "fd96:0:0:2::1", 81)
@@ -165,14 +165,16 @@ func TestSendErrors(t *testing.T) {
 	}{
 		{"all at once", nil, nil, nil},
 		{"partial", []sendStep{{2, nil}, {1, nil}}, nil, nil},
-		{"first is too big", []sendStep{{0, sendErr(syscall.EMSGSIZE)}}, []int{0}, map[Reason]uint64{TxSocketTooBig: 1}},
-		{"middle is too big", []sendStep{{2, nil}, {0, sendErr(syscall.EMSGSIZE)}}, []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
-		{"count and error in one", []sendStep{{2, sendErr(syscall.EMSGSIZE)}}, []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
-		{"last is too big", []sendStep{{4, nil}, {0, sendErr(syscall.EMSGSIZE)}}, []int{4}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"first is too big", []sendStep{{0, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{0}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"middle is too big", []sendStep{{2, nil}, {0, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"count and error in one", []sendStep{{2, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"last is too big", []sendStep{{4, nil}, {0, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{4}, map[Reason]uint64{TxSocketTooBig: 1}},
 		{"no buffers", []sendStep{{0, sendErr(syscall.ENOBUFS)}, {0, sendErr(syscall.ENOMEM)}}, []int{0, 1}, map[Reason]uint64{TxSocketNoBuffers: 2}},
-		{"firewall", []sendStep{{1, nil}, {0, sendErr(syscall.EPERM)}, {1, nil}, {0, sendErr(syscall.EACCES)}}, []int{1, 3}, map[Reason]uint64{TxSocketRefused: 2}},
-		{"no route", []sendStep{{0, sendErr(syscall.ENETUNREACH)}, {0, sendErr(syscall.EHOSTUNREACH)}, {0, sendErr(syscall.ENETDOWN)}}, []int{0, 1, 2}, map[Reason]uint64{TxSocketUnreachable: 3}},
+		{"firewall", []sendStep{{1, nil}, {0, sendErr(syscall.EPERM)}, {1, nil}, {0, sendErr(syscall.EACCES)}, {0, sendErr(syscall.EACCES)}}, []int{1, 3}, map[Reason]uint64{TxSocketRefused: 2}},
+		{"no route", []sendStep{{0, sendErr(syscall.ENETUNREACH)}, {0, sendErr(syscall.ENETUNREACH)}, {0, sendErr(syscall.EHOSTUNREACH)}, {0, sendErr(syscall.EHOSTUNREACH)}, {0, sendErr(syscall.ENETDOWN)}}, []int{0, 1, 2}, map[Reason]uint64{TxSocketUnreachable: 3}},
 		{"pending error of an earlier datagram", []sendStep{{1, nil}, {0, sendErr(syscall.ECONNREFUSED)}}, nil, map[Reason]uint64{TxSocketRefused: 1}},
+		{"an earlier one was too big for a link", []sendStep{{1, nil}, {0, sendErr(syscall.EMSGSIZE)}}, nil, nil},
+		{"an earlier one met no host", []sendStep{{0, sendErr(syscall.EHOSTUNREACH)}, {2, nil}, {0, sendErr(syscall.EHOSTUNREACH)}}, nil, nil},
 		{"refused for good", []sendStep{{0, sendErr(syscall.ECONNREFUSED)}, {0, sendErr(syscall.ECONNREFUSED)}}, []int{0}, map[Reason]uint64{TxSocketRefused: 2}},
 		{"interrupted", []sendStep{{0, sendErr(syscall.EINTR)}}, nil, nil},
 		{"interrupted for good", []sendStep{{0, sendErr(syscall.EINTR)}, {0, sendErr(syscall.EINTR)}}, []int{0}, map[Reason]uint64{TxSocketError: 1}},
@@ -182,7 +184,7 @@ func TestSendErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &scriptConn{script: tt.script}
-			l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{})
+			l := txLoopOf(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{})
 			var want []int
 			for i := range 5 {
 				if l.batchOne(i, innerFrom("100.96.1.9", "100.96.2.1", 30+i)); !slices.Contains(tt.lost, i) {
@@ -217,7 +219,7 @@ func TestSendErrors(t *testing.T) {
 	}
 	t.Run("closed", func(t *testing.T) {
 		c := &scriptConn{script: []sendStep{{1, nil}, {0, fmt.Errorf("write: %w", net.ErrClosed)}}}
-		l := newTxLoop(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{})
+		l := txLoopOf(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{})
 		for i := range 3 {
 			l.batchOne(i, innerFrom("100.96.1.9", "100.96.2.1", 30))
 		}

@@ -31,6 +31,20 @@ const in6AddrGenModeNone = 1
 // ourAddrFlags mark an address as ours: it adds no route for its prefix.
 const ourAddrFlags = unix.IFA_F_NOPREFIXROUTE
 
+// QueueDrops returns how many packets the kernel has dropped because the queue of
+// the TUN device name was full, 0 if there is no such device.
+func (k *Kernel) QueueDrops(name string) uint64 {
+	if k.lock() != nil {
+		return 0
+	}
+	defer k.mu.Unlock()
+	l, err := k.tun(name)
+	if err != nil || l.Attrs().Statistics == nil {
+		return 0
+	}
+	return l.Attrs().Statistics.TxDropped // tun_net_xmit in linux/drivers/net/tun.c
+}
+
 // ConfigureDevice makes the TUN device name, which the caller has opened, ready
 // for use: alias, no link-local address of its own, loose reverse-path
 // filtering and accept_local for this device alone, MTU, up, and addrs as

@@ -54,6 +54,9 @@ type Peer struct {
 	// largest inner packet: the inner MTU. Zero: only small probes are sent.
 	// More than 9216 counts as 9216.
 	FullSize int
+	// MinSize is the smallest size that a search for the size that passes goes
+	// down to. Zero, or more than FullSize: FullSize, nothing is searched.
+	MinSize int
 }
 
 // Outgoing is a frame that is to be sent.
@@ -106,32 +109,37 @@ func NewCore(self [16]byte, boot uint64, random func() uint64) *Core {
 // moment; the others go on undisturbed. The zero id and our own are left out,
 // and of several Peers with one id the first counts.
 //
-// It returns the ids of the peers whose reach has changed; that of a new peer
-// counts as unknown before.
+// It returns the ids of the peers whose reach or MTU has changed; a new peer
+// counts as one that was unknown before, with its MTU of now.
 func (c *Core) SetPeers(now time.Time, peers []Peer) (changed [][16]byte) {
 	next := make(map[[16]byte]*peer, len(peers))
 	c.roster = make(roster, len(peers))
+	type state struct {
+		p     *peer
+		reach Reach
+		mtu   int
+	}
+	var was []state   // before, in the order of peers
 	var fresh []*peer // start anew
-	var was []Reach   // before that
 	for _, q := range peers {
 		if q.ID == c.self || q.ID == [16]byte{} || next[q.ID] != nil {
 			continue
 		}
 		q.Endpoint = netip.AddrPortFrom(q.Endpoint.Addr().Unmap(), q.Endpoint.Port())
-		if q.FullSize = min(q.FullSize, maxFrame); q.FullSize <= smallProbe {
-			q.FullSize = 0
-		}
+		full, floor := q.bounds()
 		p := c.peers[q.ID]
 		if p == nil {
 			p = &peer{id: q.ID, tokens: answerBurst, filled: now}
+			p.track.start(now, full, floor)
 		}
+		was = append(was, state{p, p.track.reach, p.track.size.mtu})
 		if p.sender == nil || p.endpoint != q.Endpoint || p.sender.boot != q.Boot {
-			fresh, was = append(fresh, p), append(was, p.track.reach)
+			fresh = append(fresh, p)
 			p.pings, p.heard, p.refused = nil, time.Time{}, nil
 			p.endpoint = q.Endpoint
-			p.track.start(now, q.FullSize)
+			p.track.start(now, full, floor)
 		}
-		p.track.resize(now, q.FullSize)
+		p.track.resize(now, full, floor)
 		p.sender = newSender(q)
 		next[q.ID], c.roster[q.ID] = p, p.sender
 	}
@@ -144,8 +152,10 @@ func (c *Core) SetPeers(now time.Time, peers []Peer) (changed [][16]byte) {
 		if !p.endpoint.IsValid() {
 			p.track.turn(now, Down)
 		}
-		if p.track.reach != was[i] {
-			changed = append(changed, p.id)
+	}
+	for _, w := range was {
+		if w.p.track.reach != w.reach || w.p.track.size.mtu != w.mtu {
+			changed = append(changed, w.p.id)
 		}
 	}
 	c.queue = c.queue[:0]
@@ -159,7 +169,7 @@ func (c *Core) SetPeers(now time.Time, peers []Peer) (changed [][16]byte) {
 }
 
 // Poll returns the probes that are to be sent now, when to call it again, and
-// the ids of the peers whose reach has changed. It may be called at any time;
+// the ids of the peers whose reach or MTU has changed. It may be called at any time;
 // next is zero when there is nothing to wait for.
 func (c *Core) Poll(now time.Time) (due []Outgoing, next time.Time, changed [][16]byte) {
 	for len(c.queue) > 0 {
@@ -176,11 +186,8 @@ func (c *Core) Poll(now time.Time) (due []Outgoing, next time.Time, changed [][1
 		}
 		if send {
 			out := c.probe(p)
-			full := p.track.wantsFull(now)
-			if full {
-				out.Size = p.track.fullSize
-			}
-			p.track.send(now, out.Frame.Nonce, out.Size, full)
+			out.Size = p.track.wants(now)
+			p.track.send(now, out.Frame.Nonce, out.Size)
 			due = append(due, out)
 		}
 		c.rearm(p)
@@ -190,7 +197,7 @@ func (c *Core) Poll(now time.Time) (due []Outgoing, next time.Time, changed [][1
 
 // Answer takes an answer that arrived from the address from. Its tag has been
 // checked already. It returns the probe's round-trip time, and whether the
-// peer's reach has changed. Anything but the first answer to a probe of ours,
+// peer's reach or MTU has changed. Anything but the first answer to a probe of ours,
 // from the peer that was asked, is an error and changes nothing.
 func (c *Core) Answer(now time.Time, from netip.AddrPort, f encap.Frame) (rtt time.Duration, changed bool, err error) {
 	if _, err := c.roster.admit(c.self, from.Addr(), &f); err != nil {
@@ -287,6 +294,19 @@ func (c *Core) SendFailed(id [16]byte, nonce uint64, err error) {
 	if p := c.peers[id]; p != nil {
 		p.track.sendFailed(nonce, err)
 	}
+}
+
+// Hint takes note that frames of more than size bytes are said not to reach the
+// peer: by the kernel's EMSGSIZE or a believable ICMP message. It tells whether
+// the peer's MTU has changed. That happens at once, but only downwards and not
+// below MinSize; a hint that was wrong is forgotten after some 10 s.
+func (c *Core) Hint(now time.Time, id [16]byte, size int) (changed bool) {
+	p := c.peers[id]
+	if p == nil || !p.endpoint.IsValid() || !p.track.hint(now, size) {
+		return false
+	}
+	c.rearm(p)
+	return true
 }
 
 // State returns what is known of a peer; ok is false if there is no such peer.

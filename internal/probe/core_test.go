@@ -168,53 +168,6 @@ func TestRTTIsSmoothed(t *testing.T) {
 	}
 }
 
-// Small packets pass, large ones do not: the peer is up, and the reason says
-// what is wrong.
-func TestPathCarriesSmallPacketsOnly(t *testing.T) {
-	p := peer4()
-	p.FullSize = 1400
-	s := newSim(8, p)
-	s.run(30 * time.Second)
-	full := 0
-	for _, r := range s.sent {
-		switch r.out.Size {
-		case 1400:
-			full++
-		case smallProbe:
-		default:
-			t.Fatalf("a probe of %d bytes", r.out.Size)
-		}
-	}
-	if s.sent[0].out.Size != 1400 || full < 3 || full > 4 {
-		t.Errorf("%d of %d probes are of full size; the first has %d bytes", full, len(s.sent), s.sent[0].out.Size)
-	}
-
-	s.answers = func(out Outgoing) (time.Duration, bool) { return time.Millisecond, out.Size < 1400 }
-	s.run(60 * time.Second)
-	st := s.state(t, peerA)
-	if st.Reach != Up || !st.SmallOnly || len(s.turns) != 1 {
-		t.Errorf("full-size probes lost for 30 s: %+v, turns %v", st, s.turns)
-	}
-	if want := "answers probes, but not those of 1400 bytes: does the underlay carry smaller packets only?"; st.Reason != want {
-		t.Errorf("reason %q, want %q", st.Reason, want)
-	}
-
-	s.answers = func(Outgoing) (time.Duration, bool) { return time.Millisecond, true }
-	s.run(75 * time.Second)
-	if st := s.state(t, peerA); st.SmallOnly {
-		t.Errorf("15 s after the repair: %+v", st)
-	}
-
-	// A host that is silent says nothing about sizes.
-	s.lose()
-	s.run(120 * time.Second)
-	s.answers = func(Outgoing) (time.Duration, bool) { return time.Millisecond, true }
-	s.run(123 * time.Second)
-	if st := s.state(t, peerA); st.Reach != Up || st.SmallOnly {
-		t.Errorf("after an outage: %+v", st)
-	}
-}
-
 func TestProbesOfManyPeersAreSpread(t *testing.T) {
 	const n = 300
 	var peers []Peer
@@ -286,16 +239,17 @@ func TestSetPeers(t *testing.T) {
 		known bool
 		want  Reach
 		fresh bool // probed at once
+		mtu   int
 	}{
-		{"the same", []Peer{peer4()}, true, Up, false},
-		{"the same, beside another", []Peer{peer6(), peer4()}, true, Up, false},
-		{"the same as an IPv4-mapped address", []Peer{mapped}, true, Up, false},
-		{"another size", []Peer{resized}, true, Up, false},
-		{"another endpoint", []Peer{moved}, true, Unknown, true},
-		{"another boot", []Peer{rebooted}, true, Unknown, true},
-		{"no endpoint", []Peer{gone}, true, Down, false},
-		{"removed", nil, false, Unknown, false},
-		{"twice", []Peer{peer4(), moved}, true, Up, false},
+		{"the same", []Peer{peer4()}, true, Up, false, 0},
+		{"the same, beside another", []Peer{peer6(), peer4()}, true, Up, false, 0},
+		{"the same as an IPv4-mapped address", []Peer{mapped}, true, Up, false, 0},
+		{"another size", []Peer{resized}, true, Up, false, 1400},
+		{"another endpoint", []Peer{moved}, true, Unknown, true, 0},
+		{"another boot", []Peer{rebooted}, true, Unknown, true, 0},
+		{"no endpoint", []Peer{gone}, true, Down, false, 0},
+		{"removed", nil, false, Unknown, false, 0},
+		{"twice", []Peer{peer4(), moved}, true, Up, false, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSim(11, peer4())
@@ -306,10 +260,10 @@ func TestSetPeers(t *testing.T) {
 			if known != tt.known || st.Reach != tt.want {
 				t.Fatalf("state %+v, known %v", st, known)
 			}
-			if (len(changed) == 1 && changed[0] == peerA) != (known && st.Reach != Up) {
+			if (len(changed) == 1 && changed[0] == peerA) != (known && (st.Reach != Up || st.MTU != before.MTU)) {
 				t.Errorf("changed: %x", changed)
 			}
-			if known && st.Reach == Up && st != before {
+			if before.MTU = tt.mtu; known && st.Reach == Up && st != before {
 				t.Errorf("disturbed: %+v, was %+v", st, before)
 			}
 			due, _, _ := s.core.Poll(s.now.Add(burstGap))

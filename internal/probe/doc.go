@@ -22,6 +22,19 @@
 // after 2.2 + 3 * 1 = 5.2 s at most, well within the 10 s that overlayd
 // promises.
 //
+// Small probes say nothing about large packets, which a path may swallow
+// without a word: a tunnel on the way, and a firewall that drops the ICMP
+// message about it. So every 10 s a probe has the size that is taken to pass,
+// which is full size at first. It is lost for its size if the small probe after
+// it is answered. Three such losses in a row start a search by bisection for
+// the largest size that is answered; meanwhile the smallest is taken to pass.
+// Every minute a search upwards begins with full size, in case the path was
+// repaired. A hint, say from ICMP, lowers the size at once, and is put to the
+// test 10 s later. A path that begins to swallow large packets is noticed after
+// 12.2 s + 3 * 1 s at most, and the search takes 2 s for a size that does not
+// pass and a round trip for one that does: some 10 s more. That a probe of a
+// search is lost does not count against the peer, so a search demotes nobody.
+//
 // The package has two layers. [Core] is the protocol as a pure state machine:
 // time and randomness go in as arguments, frames to send come out. [Prober]
 // is the thin driver with the clock, one goroutine and the queue between the

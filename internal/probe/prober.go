@@ -166,6 +166,18 @@ func (p *Prober) SetPeers(peers []Peer) {
 	signal(p.wake)
 }
 
+// Hint takes note that frames of more than size bytes are said not to reach the
+// peer, see Core.Hint. It is cheap, and may be called from Send.
+func (p *Prober) Hint(id [16]byte, size int) {
+	p.mu.Lock()
+	changed := p.core.Hint(time.Now(), id, size)
+	p.mu.Unlock()
+	if changed {
+		signal(p.changed)
+		signal(p.wake) // the new size is to be tried at once
+	}
+}
+
 // SetAuth replaces the keys, all at once; nil means that there are none.
 func (p *Prober) SetAuth(a *encap.Auth) { p.auth.Store(a) }
 
@@ -176,8 +188,8 @@ func (p *Prober) State(id [16]byte) (s State, ok bool) {
 	return p.core.State(id)
 }
 
-// Changed returns a channel that delivers one value after the Reach of any
-// peer has changed, however many and however often. It is never closed.
+// Changed returns a channel that delivers one value after the Reach or the MTU
+// of any peer has changed, however many and however often. It is never closed.
 func (p *Prober) Changed() <-chan struct{} { return p.changed }
 
 // Drops returns how many control frames were dropped, by reason. Every reason
@@ -242,7 +254,7 @@ func (p *Prober) Close() {
 	p.doneOnce.Do(func() { close(p.done) })
 }
 
-// notify passes on that the reach of peers has changed.
+// notify passes on that the reach or the MTU of peers has changed.
 func (p *Prober) notify(changed [][16]byte) {
 	if len(changed) > 0 {
 		signal(p.changed)

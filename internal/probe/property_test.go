@@ -22,6 +22,7 @@ func TestPromises(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		good, bad := peer4(), peer6() // good is never lost; bad is, and then dies
 		good.FullSize, bad.FullSize = 1400, 1400
+		good.MinSize, bad.MinSize = 1280, 576
 		s := newSim(seed, good, bad)
 		death := time.Duration(dies) * time.Millisecond
 		if lateness > 0 {

@@ -34,7 +34,9 @@ type sim struct {
 
 	sent    []record
 	turns   []turn
-	waiting []arrival // sorted by at
+	resized []resized
+	mtus    map[[16]byte]int // as of the last change
+	waiting []arrival        // sorted by at
 }
 
 type record struct {
@@ -48,6 +50,13 @@ type turn struct {
 	reach Reach
 }
 
+// resized is a change of an MTU.
+type resized struct {
+	at  time.Duration
+	id  [16]byte
+	mtu int
+}
+
 type arrival struct {
 	at    time.Time
 	from  netip.AddrPort
@@ -58,8 +67,23 @@ func newSim(seed uint64, peers ...Peer) *sim {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	s := &sim{core: NewCore(self, 7, rng.Uint64), now: epoch}
 	s.answers = func(Outgoing) (time.Duration, bool) { return time.Millisecond, true }
-	s.core.SetPeers(s.now, peers)
+	s.mtus = map[[16]byte]int{}
+	s.setPeers(peers...)
 	return s
+}
+
+// setPeers replaces the peers.
+func (s *sim) setPeers(peers ...Peer) (changed [][16]byte) {
+	changed = s.core.SetPeers(s.now, peers)
+	for id, p := range s.core.peers {
+		s.mtus[id] = p.track.size.mtu
+	}
+	return changed
+}
+
+// carry makes the network answer everything up to that size.
+func (s *sim) carry(size int) {
+	s.answers = func(out Outgoing) (time.Duration, bool) { return time.Millisecond, out.Size <= size }
 }
 
 // lose makes the network answer nothing any more.
@@ -84,11 +108,18 @@ func answerTo(out Outgoing) encap.Frame {
 // since is the virtual time since the epoch.
 func (s *sim) since() time.Duration { return s.now.Sub(epoch) }
 
-// note records turns.
+// note records changes of reach or MTU, or both.
 func (s *sim) note(changed [][16]byte) {
 	for _, id := range changed {
 		st, _ := s.core.State(id)
-		s.turns = append(s.turns, turn{s.since(), id, st.Reach})
+		mtu := s.mtus[id]
+		if st.MTU != mtu {
+			s.mtus[id] = st.MTU
+			s.resized = append(s.resized, resized{s.since(), id, st.MTU})
+		}
+		if st.MTU == mtu || st.Since.Equal(s.now) {
+			s.turns = append(s.turns, turn{s.since(), id, st.Reach})
+		}
 	}
 }
 

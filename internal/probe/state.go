@@ -41,8 +41,11 @@ type State struct {
 	// RTT is the smoothed round-trip time (RFC 6298 section 2), 0 before the
 	// first answer.
 	RTT time.Duration
-	// SmallOnly tells that the peer answers small probes, but not those of
-	// full size.
+	// MTU is the size in bytes of the largest frame that is taken to reach the
+	// peer: FullSize as long as nothing speaks against it, and never less than
+	// MinSize. It stays while the peer is down. 0 if FullSize is.
+	MTU int
+	// SmallOnly tells that MTU is less than FullSize.
 	SmallOnly bool
 	// Reason says in a few words, to a person, why Reach is what it is.
 	Reason string
@@ -62,15 +65,18 @@ func (p *peer) state() State {
 		Since:     t.since,
 		LastProof: t.lastProof,
 		RTT:       t.srtt,
-		SmallOnly: t.reach == Up && t.smallOnly(),
+		MTU:       t.size.mtu,
+		SmallOnly: t.size.mtu < t.size.full,
 	}
 	switch {
 	case !p.endpoint.IsValid():
 		s.Reason = "no endpoint known"
 	case t.reach == Unknown:
 		s.Reason = "not proven yet"
-	case s.SmallOnly:
-		s.Reason = fmt.Sprintf("answers probes, but not those of %d bytes: does the underlay carry smaller packets only?", t.fullSize)
+	case t.reach == Up && t.size.bare:
+		s.Reason = fmt.Sprintf("answers probes, but not those of %d bytes: does the underlay carry smaller packets only?", t.size.mtu)
+	case t.reach == Up && s.SmallOnly:
+		s.Reason = fmt.Sprintf("answers probes of %d bytes, but not those of %d: larger packets are not sent to it", t.size.mtu, t.size.full)
 	case t.reach == Up:
 		s.Reason = "answered a probe"
 	default:

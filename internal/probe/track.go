@@ -11,11 +11,6 @@ const (
 	// we were stalled, and the answer may wait in some queue of ours.
 	lateness = 500 * time.Millisecond
 
-	// fullEvery is the time between full-size probes. A path that stops to
-	// carry large packets only is rare, and the small probes are a twentieth
-	// of the size.
-	fullEvery = 10 * time.Second
-
 	// maxSent is how many probes are remembered, newest first: an answer that
 	// takes longer than the timeout still proves something.
 	maxSent = 4
@@ -26,7 +21,8 @@ type sent struct {
 	nonce  uint64
 	size   int
 	at     time.Time
-	full   bool  // a full-size probe
+	sizing bool  // what becomes of it is for sizes to know
+	trial  bool  // larger than what is taken to pass
 	missed bool  // counted as unanswered
 	err    error // why it was not even sent
 }
@@ -50,26 +46,45 @@ type track struct {
 	missErr   error     // why the last of them was not even sent, if so
 	provenAt  time.Time // when the newest answered probe was sent
 
-	// A full-size probe that is lost while the small one after it is answered
-	// is a confirmed loss of that size; three in a row make smallOnly.
-	fullSize   int // 0: small probes only
-	fullAt     time.Time
-	fullLost   bool // the last probe was a full-size one and was lost
-	fullMisses int
+	size sizes // that the path carries
 }
-
-// smallOnly tells whether full-size probes are lost while small ones pass.
-func (t *track) smallOnly() bool { return t.fullMisses >= maxMiss }
 
 // start begins anew, with the first probe at once.
-func (t *track) start(now time.Time, fullSize int) {
-	*t = track{since: now, nextAt: now, fullAt: now, fullSize: fullSize, sent: t.sent[:0]}
+func (t *track) start(now time.Time, full, floor int) {
+	*t = track{since: now, nextAt: now, size: newSizes(now, full, floor), sent: t.sent[:0]}
 }
 
-// resize changes the size of full-size probes.
-func (t *track) resize(now time.Time, fullSize int) {
-	if t.fullSize != fullSize {
-		t.fullSize, t.fullAt, t.fullLost, t.fullMisses = fullSize, now, false, 0
+// resize changes the bounds of sizes.
+func (t *track) resize(now time.Time, full, floor int) {
+	if t.size.full != full || t.size.floor != floor {
+		t.size = newSizes(now, full, floor)
+		t.ignoreSizes()
+	}
+}
+
+// hint passes on that frames of more than size bytes are said not to pass. It
+// tells whether that changes the MTU.
+func (t *track) hint(now time.Time, size int) (changed bool) {
+	if !t.size.hint(now, size) {
+		return false
+	}
+	// What is under way may have been sent before the path has changed.
+	t.ignoreSizes()
+	t.hasten(now)
+	return true
+}
+
+// ignoreSizes makes the probes under way prove nothing about sizes.
+func (t *track) ignoreSizes() {
+	for i := range t.sent {
+		t.sent[i].sizing = false
+	}
+}
+
+// hasten has a size probe sent now that is not to wait for its turn.
+func (t *track) hasten(now time.Time) {
+	if t.size.hurry && !t.waiting && t.reach != Down && now.Before(t.nextAt) {
+		t.nextAt = now
 	}
 }
 
@@ -82,8 +97,8 @@ func (t *track) wake() time.Time {
 }
 
 // tick looks at what is due, and tells whether a probe is to be sent now (see
-// send) and whether reach has changed. pause is the time from one probe to the
-// next while the peer is down.
+// send) and whether reach or the MTU has changed. pause is the time from one
+// probe to the next while the peer is down.
 func (t *track) tick(now time.Time, pause time.Duration) (due, changed bool) {
 	if t.waiting && !now.Before(t.deadline) {
 		if now.Sub(t.deadline) > lateness && !t.extended {
@@ -103,11 +118,17 @@ func (t *track) miss(now time.Time, pause time.Duration) (changed bool) {
 	t.waiting = false
 	t.nextAt = now
 	s := &t.sent[len(t.sent)-1]
-	if !s.at.After(t.provenAt) {
-		return false // a younger probe has been answered: this one was merely lost
+	mtu := t.size.mtu
+	if s.sizing {
+		t.size.missed(s.size, s.at)
+		t.size.answered(now, t.provenAt) // a younger ping, maybe
+	}
+	if s.trial || !s.at.After(t.provenAt) {
+		// It was for its size, or a younger probe has been answered and this
+		// one was merely lost. The next one after a trial is small.
+		return t.size.mtu != mtu
 	}
 	s.missed = true
-	t.fullLost = s.full // a small one lost, too: it is not for the size
 	t.misses++
 	t.missErr = s.err
 	if t.misses == 1 {
@@ -120,21 +141,23 @@ func (t *track) miss(now time.Time, pause time.Duration) (changed bool) {
 	return t.turn(now, Down)
 }
 
-// send records that a probe is sent now.
-func (t *track) send(now time.Time, nonce uint64, size int, full bool) {
+// send records that a probe of size bytes is sent now: see wants.
+func (t *track) send(now time.Time, nonce uint64, size int) {
 	if len(t.sent) == maxSent {
 		t.sent = append(t.sent[:0], t.sent[1:]...)
 	}
-	t.sent = append(t.sent, sent{nonce: nonce, size: size, at: now, full: full})
+	sizing := size > smallProbe
+	t.sent = append(t.sent, sent{nonce: nonce, size: size, at: now, sizing: sizing, trial: sizing && size > t.size.mtu})
 	t.waiting, t.extended, t.deadline = true, false, now.Add(timeout)
-	if full {
-		t.fullAt = now.Add(fullEvery)
-	}
+	t.size.sent(now, !sizing)
 }
 
-// wantsFull tells whether the next probe should be of full size.
-func (t *track) wantsFull(now time.Time) bool {
-	return t.fullSize > 0 && t.reach != Down && !now.Before(t.fullAt)
+// wants is the size that the next probe should have.
+func (t *track) wants(now time.Time) int {
+	if t.reach == Down {
+		return smallProbe // a silent host says nothing about sizes
+	}
+	return max(t.size.next(now), smallProbe)
 }
 
 // answer takes the answer to a probe of this track; pause is the time from
@@ -151,25 +174,30 @@ func (t *track) answer(now time.Time, nonce uint64, size int, pause time.Duratio
 			t.waiting = false
 			t.nextAt = s.at.Add(pause)
 		}
-		switch {
-		case s.full:
-			t.fullLost, t.fullMisses = false, 0
-		case t.fullLost && newest:
-			t.fullLost = false
-			t.fullMisses++
-			if !t.smallOnly() {
-				t.fullAt = now // find out soon
-			}
+		mtu := t.size.mtu
+		if s.sizing {
+			t.size.passed(now, s.size)
 		}
 		rtt = max(0, now.Sub(s.at))
-		return rtt, t.proof(now, s.at, rtt), true
+		changed = t.proof(now, s.at, rtt)
+		return rtt, changed || t.size.mtu != mtu, true
 	}
 	return 0, false, false
 }
 
-// proof takes note that a probe sent at time at was answered. Only probes that
-// were sent later still count as unanswered.
+// proof takes note that a probe sent at time at was answered. It tells whether
+// reach or the MTU has changed.
 func (t *track) proof(now, at time.Time, rtt time.Duration) (changed bool) {
+	mtu := t.size.mtu
+	t.size.answered(now, at)
+	changed = t.proofOfReach(now, at, rtt)
+	t.hasten(now)
+	return changed || t.size.mtu != mtu
+}
+
+// proofOfReach is what proof says about the peer. Only probes that were sent
+// later still count as unanswered.
+func (t *track) proofOfReach(now, at time.Time, rtt time.Duration) (changed bool) {
 	t.lastProof = now
 	if t.srtt == 0 {
 		t.srtt = rtt // RFC 6298 section 2.2

@@ -38,9 +38,10 @@ type FD struct {
 
 const closing = 1 << 32
 
-// New takes over a descriptor, which it makes non-blocking. If it fails the
+// New takes over a descriptor, which it makes non-blocking. waiters is how many
+// goroutines of this program may wait for such descriptors at once. If it fails the
 // descriptor stays the caller's.
-func New(fd int) (*FD, error) {
+func New(fd, waiters int) (*FD, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("non-blocking: %w", err)
 	}
@@ -49,7 +50,7 @@ func New(fd int) (*FD, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	f := &FD{fd: fd, wake: wake, idle: make(chan struct{})}
-	if runtime.GOMAXPROCS(0) >= enoughProcs {
+	if runtime.GOMAXPROCS(0) > waiters { // or there would be no place left for others
 		f.brief = brief
 	}
 	return f, nil
@@ -94,11 +95,6 @@ func (f *FD) AwaitWrite() bool { return f.await(unix.POLLOUT) }
 // computes would: as long as packets keep coming, nobody has to find it another
 // place for each of them, nor look whether it has lost the old one.
 const brief = time.Millisecond
-
-// enoughProcs is how many places the scheduler must have (GOMAXPROCS), so that
-// enough are left for others beside those who wait in them: the three loops of a
-// node with one queue and two underlay families.
-const enoughProcs = 4
 
 func (f *FD) await(events int16) bool {
 	for wait := f.brief; f.users.Load() < closing; {

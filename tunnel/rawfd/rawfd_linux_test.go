@@ -15,11 +15,11 @@ func pipe(t *testing.T) (r, w *FD) {
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
-	r, err := New(p[0])
+	r, err := New(p[0], 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w, err = New(p[1]); err != nil {
+	if w, err = New(p[1], 2); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close(); w.Close() })

@@ -1,0 +1,103 @@
+package forward
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// A stranger's datagrams are refused by their outer address, which the kernel can
+// do as well, before they take room in the socket's queue from others, and before
+// anybody is woken for them. It is asked to while there are many, and only then:
+// without it, each is looked at and counted as what it is.
+const (
+	// manyStrangers is how many of their datagrams in a second call for the filter,
+	// fewStrangers how many messages that it has dropped let go of it, after
+	// quietSeconds.
+	manyStrangers = 2000
+	fewStrangers  = 200
+	quietSeconds  = 10
+)
+
+// strangers puts the filter on the sockets and takes it off.
+type strangers struct {
+	drops *Drops
+	conns []batchConn
+
+	mu      sync.Mutex
+	on      bool
+	quiet   int      // seconds
+	unknown uint64   // as counted a second ago
+	dropped []uint64 // by each socket, as seen last
+}
+
+func newStrangers(d *Drops, conns []batchConn) *strangers {
+	return &strangers{drops: d, conns: conns, dropped: make([]uint64, len(conns))}
+}
+
+// tick is called once a second. It counts what the kernel has dropped: what was from
+// strangers while the filter stands, as most of it is, and else what there was no
+// room for.
+func (s *strangers) tick(t *Table) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var lost uint64
+	for i, c := range s.conns {
+		// The kernel's counter has 32 bits; a closed socket shows 0.
+		now := c.dropped()
+		if now > s.dropped[i] {
+			lost += now - s.dropped[i]
+		}
+		if now > 0 {
+			s.dropped[i] = now
+		}
+	}
+	if s.on {
+		s.drops.Add(RxUnknownSource, lost)
+	} else {
+		s.drops.Add(RxSocketFull, lost)
+	}
+	seen := s.drops.Count(RxUnknownSource)
+	came := seen - s.unknown
+	s.unknown = seen
+	switch {
+	case !s.on && came >= manyStrangers:
+		s.on, s.quiet = s.put(t), 0
+	case s.on && came >= fewStrangers:
+		s.quiet = 0
+	case s.on:
+		if s.quiet++; s.quiet >= quietSeconds {
+			s.off()
+		}
+	}
+}
+
+// renew is called before t comes into force.
+func (s *strangers) renew(t *Table) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.on {
+		s.on = s.put(t)
+	}
+}
+
+// put gives all sockets the filter for a table, or none.
+func (s *strangers) put(t *Table) bool {
+	known := make([]netip.Addr, 0, len(t.sources))
+	for a := range t.sources {
+		known = append(known, a)
+	}
+	for _, c := range s.conns {
+		if c.admit(known) != nil {
+			s.off()
+			return false
+		}
+	}
+	return true
+}
+
+func (s *strangers) off() {
+	s.on = false
+	for _, c := range s.conns {
+		c.admitAll()
+	}
+}

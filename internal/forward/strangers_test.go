@@ -1,0 +1,133 @@
+package forward
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+// filterConn remembers the filter that it was given.
+type filterConn struct {
+	batchConn
+	lost  uint64
+	known []netip.Addr
+	on    bool
+	fail  error
+}
+
+func (c *filterConn) dropped() uint64 { return c.lost }
+func (c *filterConn) admit(known []netip.Addr) error {
+	if c.fail != nil {
+		return c.fail
+	}
+	c.on, c.known = true, slices.SortedFunc(slices.Values(known), netip.Addr.Compare)
+	return nil
+}
+func (c *filterConn) admitAll() { c.on = false }
+
+// TestStrangers: many strangers call for the filter, it follows the table, it goes
+// when they do, and what the kernel drops is counted under the right name.
+func TestStrangers(t *testing.T) {
+	var d Drops
+	a, b := &filterConn{}, &filterConn{}
+	s := newStrangers(&d, []batchConn{a, b})
+	table := mustTable(t, testTableConfig())
+	want := func(what string, on bool, unknown, full uint64) {
+		t.Helper()
+		if a.on != on || b.on != on || d.Count(RxUnknownSource) != unknown || d.Count(RxSocketFull) != full {
+			t.Fatalf("%s: filters %v and %v, %d strangers' and %d for lack of room; want %v, %d, %d",
+				what, a.on, b.on, d.Count(RxUnknownSource), d.Count(RxSocketFull), on, unknown, full)
+		}
+	}
+	d.Add(RxUnknownSource, manyStrangers-1)
+	a.lost = 5
+	s.tick(table)
+	want("not yet", false, manyStrangers-1, 5)
+	d.Add(RxUnknownSource, manyStrangers)
+	s.tick(table)
+	unknown := uint64(2*manyStrangers - 1)
+	want("many", true, unknown, 5)
+	if len(a.known) != len(table.sources) || !slices.Contains(a.known, addr("192.0.2.2")) {
+		t.Errorf("known are %v", a.known)
+	}
+	a.lost, b.lost = 1005, 500
+	s.tick(table)
+	unknown += 1500
+	want("the kernel drops them", true, unknown, 5)
+	cfg := testTableConfig()
+	cfg.Peers = cfg.Peers[:1]
+	s.renew(mustTable(t, cfg))
+	if slices.Contains(a.known, addr("192.0.2.3")) || !slices.Equal(a.known, b.known) {
+		t.Errorf("of the new table %v and %v are known", a.known, b.known)
+	}
+	for range quietSeconds - 1 {
+		s.tick(table)
+	}
+	want("quiet for a while", true, unknown, 5)
+	b.lost += fewStrangers
+	s.tick(table)
+	unknown += fewStrangers
+	for range quietSeconds - 1 {
+		s.tick(table)
+	}
+	want("and again", true, unknown, 5)
+	s.tick(table)
+	want("quiet", false, unknown, 5)
+	b.lost += 7
+	s.tick(table)
+	want("no room", false, unknown, 12)
+
+	b.fail = errors.New("no filters here")
+	d.Add(RxUnknownSource, manyStrangers)
+	s.tick(table)
+	want("a socket that has no filters", false, unknown+manyStrangers, 12)
+}
+
+// TestAdmit: the kernel lets pass who is known, of both families, and nobody else.
+func TestAdmit(t *testing.T) {
+	many := make([]netip.Addr, 0, 3000)
+	for a := addr("10.0.0.0"); len(many) < cap(many); a = a.Next() {
+		many = append(many, a)
+	}
+	for _, tt := range []struct {
+		name, from, to string
+		known          []netip.Addr
+		pass           bool
+		err            error
+	}{
+		{"known", "127.0.0.2", "127.0.0.1", addrs("127.0.0.2"), true, nil},
+		{"known among others", "127.0.0.2", "127.0.0.1", append(addrs("::1", "127.0.0.3", "127.0.0.2"), many[:1000]...), true, nil},
+		{"last of many", "127.0.0.2", "127.0.0.1", append(slices.Clone(many[:2000]), addr("127.0.0.2")), true, nil},
+		{"stranger", "127.0.0.2", "127.0.0.1", append(addrs("::1", "127.0.0.3"), many[:1000]...), false, nil},
+		{"nobody is known", "127.0.0.2", "127.0.0.1", nil, false, nil},
+		{"too many", "127.0.0.2", "127.0.0.1", many, true, errManyAddrs},
+		{"IPv6 known", "::1", "::1", addrs("::2", "1::1", "::1:0:0:1", "::1"), true, nil},
+		{"IPv6 stranger", "::1", "::1", addrs("::2", "1::1", "0:1::1", "0:0:1::1", "0:0:0:1::1", "::1:0:0:1", "127.0.0.1"), false, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			from, to := listen(t, tt.from), listen(t, tt.to)
+			rx, _ := taken(t, to, addr(tt.to).Is6(), 8, true)
+			if err := rx.admit(tt.known); !errors.Is(err, tt.err) {
+				t.Fatalf("admit: %v, want %v", err, tt.err)
+			}
+			send := func(b byte) {
+				if _, err := from.WriteToUDPAddrPort([]byte{b}, bound(to)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			send(1)
+			lost := rx.dropped()
+			rx.admitAll()
+			send(2)
+			in := []datagram{{bufs: [][]byte{make([]byte, maxDatagram)}}}
+			if n, err := rx.readBatch(in); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+			if passed := in[0].bufs[0][0] == 1; passed != tt.pass || (lost > 0) == tt.pass {
+				t.Errorf("passed %v, want %v; the kernel has dropped %d", passed, tt.pass, lost)
+			}
+			rx.admitAll() // once more does no harm
+		})
+	}
+}

@@ -1,0 +1,84 @@
+package forward
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/overlayd/overlayd/encap"
+)
+
+// tooBig is an ICMP message that says that a datagram of ours was too big for a
+// link: RFC 1191 section 4, RFC 4443 section 3.2.
+type tooBig struct {
+	to    netip.AddrPort // where the datagram was sent
+	mtu   int            // of the link, outer headers included
+	quote []byte         // the start of the datagram's payload; valid during the call
+}
+
+// udpHeaderLen is that of the outer UDP header (RFC 768).
+const udpHeaderLen = 8
+
+// overhead is what stands in front of an inner packet that is sent to an address.
+func (e *Engine) overhead(to netip.Addr) int {
+	if to.Is4() {
+		return ipv4HeaderLen + udpHeaderLen + e.codec.HeaderLen()
+	}
+	return ipv6HeaderLen + udpHeaderLen + e.codec.HeaderLen()
+}
+
+// heardTooBig takes an ICMP message about a datagram of ours. It may be forged, so
+// it is believed only if what it quotes is a packet that this node may have sent
+// there, and that is longer than the link takes. Even then it is no more than a
+// hint.
+func (e *Engine) heardTooBig(m tooBig) {
+	t := e.table.Load()
+	p := t.peerAt(m.to)
+	if p == nil || p.Endpoint != m.to {
+		e.drops.Add(RxICMPNotBelieved, 1)
+		return
+	}
+	kind, payload, err := e.codec.Decode(m.quote)
+	if err != nil || kind == encap.Control || !fixedComplete(payload) || !e.mayHaveSent(t, p, payload) || innerLen(payload)+e.overhead(m.to.Addr()) <= m.mtu {
+		e.drops.Add(RxICMPNotBelieved, 1)
+		return
+	}
+	e.drops.Add(TxSocketTooBig, 1)
+	e.tooBig(p.ID, m.to, max(0, m.mtu-e.overhead(m.to.Addr())))
+}
+
+// sizeRefused takes note that the kernel has refused to send a datagram to p for
+// its size.
+func (e *Engine) sizeRefused(p *Peer) { e.tooBig(p.ID, p.Endpoint, 0) }
+
+// fixedComplete reports whether an inner packet begins with a whole fixed header.
+func fixedComplete(p []byte) bool {
+	switch {
+	case len(p) < ipv4HeaderLen:
+		return false
+	case p[0]>>4 == 6:
+		return len(p) >= ipv6HeaderLen
+	}
+	return p[0]>>4 == 4
+}
+
+// innerLen is how long a packet says that it is. Its fixed header is complete.
+func innerLen(p []byte) int {
+	if p[0]>>4 == 4 {
+		return int(binary.BigEndian.Uint16(p[2:4]))
+	}
+	return ipv6HeaderLen + int(binary.BigEndian.Uint16(p[4:6]))
+}
+
+// mayHaveSent reports whether a packet of which only the start is known is one that
+// this node could send to a peer.
+func (e *Engine) mayHaveSent(t *Table, p *Peer, start []byte) bool {
+	var src, dst netip.Addr
+	if start[0]>>4 == 4 {
+		src, dst = netip.AddrFrom4([4]byte(start[12:16])), netip.AddrFrom4([4]byte(start[16:20]))
+	} else {
+		src, dst = netip.AddrFrom16([16]byte(start[8:24])), netip.AddrFrom16([16]byte(start[24:40]))
+	}
+	to, _ := t.Route(dst)
+	_, from := t.Route(src)
+	return to == p && (from == Own || from == Outside) && innerLen(start) <= e.mtu
+}
