@@ -13,7 +13,7 @@ import (
 )
 
 // routed makes two nodes on different switches, with a router between them.
-func routed(t *testing.T) (router *lab.Host, nodes []*node) {
+func routed(t *testing.T, over6 bool) (router *lab.Host, nodes []*node) {
 	t.Helper()
 	l := labtest.New(t)
 	router, err := l.Host("router")
@@ -34,8 +34,13 @@ func routed(t *testing.T) (router *lab.Host, nodes []*node) {
 			must(t, n.AddRoute(there.Masked(), ports[i].Addrs()[j].Addr()))
 		}
 	}
-	nodes[0].start(t)
-	nodes[1].start(t, "--join", nodes[0].Addr4().String())
+	if over6 {
+		nodes[0].start(t, "--advertise", nodes[0].Addr6().String())
+		nodes[1].start(t, "--advertise", nodes[1].Addr6().String(), "--join", nodes[0].Addr6().String())
+	} else {
+		nodes[0].start(t)
+		nodes[1].start(t, "--join", nodes[0].Addr4().String())
+	}
 	for _, n := range nodes {
 		n.lease(t)
 		n.attach(t)
@@ -60,15 +65,18 @@ func TestPathMTUDrops(t *testing.T) {
 		name      string
 		blackHole bool // the router does not tell
 		local     bool // it is the host's own link
+		over6     bool
 		within    time.Duration
 	}{
 		{name: "a router says so", within: 10 * time.Second},
 		{name: "nobody says so", blackHole: true, within: 60 * time.Second},
 		{name: "on the own link", local: true, within: 10 * time.Second},
+		{name: "a router of an IPv6 underlay says so", over6: true, within: 10 * time.Second},
+		{name: "on the own link to an IPv6 underlay", over6: true, local: true, within: 10 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			router, nodes := routed(t)
+			router, nodes := routed(t, tt.over6)
 			a, b := nodes[0], nodes[1]
 			full, _ := peerMTU(t, a)
 			if full != 1430 { // 1500, without 40, 8, 8 and 14
@@ -92,6 +100,9 @@ func TestPathMTUDrops(t *testing.T) {
 			}
 			lower(link)
 			limit := link - 20 - 8
+			if tt.over6 {
+				limit = link - 40 - 8
+			}
 			labtest.Eventually(t, tt.within, func() error {
 				if mtu, reason := peerMTU(t, a); mtu > limit || mtu < limit-8 {
 					return fmt.Errorf("the MTU is %d (%s), and %d passes", mtu, reason, limit)

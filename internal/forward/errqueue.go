@@ -22,6 +22,7 @@ func setOptions(fd int, is6 bool) {
 	if is6 {
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
 		set(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+		set(unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1) // or this host would cut what is too long itself
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
 		return
 	}
