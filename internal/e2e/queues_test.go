@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,6 +20,9 @@ import (
 
 // manyQueues is more than this machine may have processors for.
 const manyQueues = 3
+
+// goroutinesLine begins the lines in which runQueues tells how many there are.
+const goroutinesLine = "goroutines:"
 
 // runQueues runs a node with several queues until SIGTERM. Its arguments are the
 // node's name, its run and state directory, and the address of another node.
@@ -39,7 +43,14 @@ func runQueues(args []string) error {
 	if err := n.Start(ctx); err != nil {
 		return err
 	}
-	<-ctx.Done()
+	tick := time.NewTicker(time.Second)
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			fmt.Fprintln(os.Stderr, goroutinesLine, runtime.NumGoroutine())
+		}
+	}
 	if err := n.Stop(); err != nil {
 		return err
 	}
@@ -47,12 +58,10 @@ func runQueues(args []string) error {
 	return nil
 }
 
-// TestQueues: nodes with several queues carry many flows at once, each in order and
-// with the bytes that were sent, over several flows of the underlay, and leave nothing
-// behind.
-func TestQueues(t *testing.T) {
-	t.Parallel()
-	_, _, nodes := cluster(t, 2)
+// startQueues starts nodes with several queues, and waits until their containers
+// reach each other.
+func startQueues(t *testing.T, nodes ...*node) {
+	t.Helper()
 	for _, n := range nodes {
 		n.networks = 2
 		var err error
@@ -61,12 +70,19 @@ func TestQueues(t *testing.T) {
 	}
 	for _, n := range nodes {
 		n.lease(t)
-	}
-	a, b := nodes[0], nodes[1]
-	for _, n := range nodes {
 		n.attach(t)
 	}
 	awaitMesh(t, nodes...)
+}
+
+// TestQueues: nodes with several queues carry many flows at once, each in order and
+// with the bytes that were sent, over several flows of the underlay, and leave nothing
+// behind.
+func TestQueues(t *testing.T) {
+	t.Parallel()
+	_, _, nodes := cluster(t, 2)
+	startQueues(t, nodes...)
+	a, b := nodes[0], nodes[1]
 	var mu sync.Mutex
 	ports := map[uint16]int{}
 	underlay, err := b.Capture("eth0", func(p []byte) bool {
@@ -108,7 +124,7 @@ func TestQueues(t *testing.T) {
 	mu.Unlock()
 	for _, n := range nodes {
 		checkDrops(t, n)
-		must(t, n.daemon.Stop(within(t, stopLimit)))
+		must(t, n.daemon.Stop(within(t, 10*time.Second))) // the race detector may be in it
 		if _, err := n.MTU("overlay0"); err == nil {
 			t.Errorf("%s still has its device", n)
 		}
