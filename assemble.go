@@ -271,7 +271,7 @@ func (n *Node) startForwarding() error {
 		Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Auth: auth,
 		Send: func(b []byte, to netip.AddrPort) error { return engine.SendControl(b, to) },
 	})
-	sizes := newSizeHints(n.codec().HeaderLen(), n.parts.prober.Hint)
+	sizes := newSizeHints(n.codec().HeaderLen(), n.linkMTU, n.parts.prober.Hint)
 	engine, err = forward.New(forward.Config{
 		Device: n.parts.device, Codec: n.codec(), Conns: n.parts.conns, More: n.parts.more,
 		Control: n.parts.prober.Handle, TooBig: sizes.heard, MTU: int(n.parts.mtu), NoOffload: n.cfg.Offload == "off", Logger: n.log,

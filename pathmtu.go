@@ -2,18 +2,17 @@ package overlayd
 
 import (
 	"context"
-	"net"
+	"fmt"
 	"net/netip"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // sizeHints passes on what the underlay says about the size of packets to those who
-// probe it, off the packet path: a hint is worth a probe, and the table follows what
-// probes have found.
+// probe it, off the packet path. They take less for granted at once, and look soon
+// whether more passes all the same.
 type sizeHints struct {
 	encap int // bytes of the encap's header
+	link  func(to netip.Addr) (underlayMTU, error)
 	pass  func(peer [16]byte, inner int)
 	queue chan sizeHint
 }
@@ -21,14 +20,14 @@ type sizeHints struct {
 type sizeHint struct {
 	peer     [16]byte
 	endpoint netip.AddrPort
-	inner    int // the longest inner packet; 0: ask the kernel
+	inner    int // the longest inner packet; 0: as long as the own link takes
 }
 
 // sizeHintsPause is the least time between two hints that are looked at.
 const sizeHintsPause = 10 * time.Millisecond
 
-func newSizeHints(encap int, pass func([16]byte, int)) *sizeHints {
-	return &sizeHints{encap: encap, pass: pass, queue: make(chan sizeHint, 16)}
+func newSizeHints(encap int, link func(netip.Addr) (underlayMTU, error), pass func([16]byte, int)) *sizeHints {
+	return &sizeHints{encap: encap, link: link, pass: pass, queue: make(chan sizeHint, 16)}
 }
 
 // heard takes a hint from the packet path. Those for which there is no room come
@@ -48,7 +47,7 @@ func (s *sizeHints) run(ctx context.Context) {
 			return
 		case h := <-s.queue:
 			if h.inner == 0 {
-				outer, err := linkMTU(h.endpoint)
+				outer, err := s.link(h.endpoint.Addr())
 				if err != nil {
 					break // the probes will find out
 				}
@@ -72,28 +71,15 @@ func overheadTo(a netip.Addr) int {
 	return ipv6Header + udpHeader
 }
 
-// linkMTU asks the kernel for the MTU of its way to an endpoint: IP_MTU, IPV6_MTU of
-// a connected socket (ip(7), ipv6(7)). Nothing is sent.
-func linkMTU(to netip.AddrPort) (underlayMTU, error) {
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	mtu := 0
-	closed := raw.Control(func(fd uintptr) {
-		if to.Addr().Is4() {
-			mtu, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU)
-		} else {
-			mtu, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU)
+// linkMTU is the MTU of the interface that packets to an address leave by: that of
+// our endpoint of its family. The kernel's path MTU, which whoever forges an ICMP
+// message can set, is not asked for.
+func (n *Node) linkMTU(to netip.Addr) (underlayMTU, error) {
+	for _, own := range n.parts.endpoints {
+		if own.Is4() == to.Is4() {
+			l, err := linkByAddr(own)
+			return underlayMTU(l.MTU), err
 		}
-	})
-	if closed != nil {
-		return 0, closed
 	}
-	return underlayMTU(mtu), err
+	return 0, fmt.Errorf("no endpoint of the family of %v", to)
 }

@@ -21,7 +21,10 @@ const maxQueues = 8
 // reads the TUN and one for each underlay family, and all of them may wait at the
 // same time: a program whose GOMAXPROCS is larger than three times the queues spares
 // them some work.
-func DefaultQueues() int { return min(max(runtime.NumCPU()/2, 1), maxQueues) }
+func DefaultQueues() int {
+	// GOMAXPROCS also knows of a quota (runtime.SetDefaultGOMAXPROCS).
+	return min(max(min(runtime.NumCPU(), runtime.GOMAXPROCS(0))/2, 1), maxQueues)
+}
 
 // socketBuffer is how many bytes a data socket may hold for us in each
 // direction: a few milliseconds at 10 Gb/s, so that a busy scheduler loses

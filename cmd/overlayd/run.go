@@ -55,7 +55,8 @@ The file must be closed to others (chmod 600).`,
 		}
 		// The packet loops keep their places in Go's scheduler while they wait for the
 		// next packet, if there are more than they need.
-		if procs := 3*overlayd.DefaultQueues() + 1; runtime.GOMAXPROCS(0) < procs && os.Getenv("GOMAXPROCS") == "" {
+		cfg.Queues = overlayd.DefaultQueues()
+		if procs := 3*cfg.Queues + 1; runtime.GOMAXPROCS(0) < procs && os.Getenv("GOMAXPROCS") == "" {
 			runtime.GOMAXPROCS(procs)
 		}
 		cfg.Logger = newLogger(cmd.ErrOrStderr(), v.text("log-level"), v.text("log-format"))

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,6 +137,13 @@ func New(cfg Config) (*Engine, error) {
 	if e.conns, err = byFamily(cfg.Conns); err != nil {
 		return nil, err
 	}
+	for _, q := range cfg.More {
+		_, errRx := byFamily(q.Rx)
+		_, errTx := byFamily(q.Tx)
+		if err := cmp.Or(errRx, errTx); err != nil {
+			return nil, err
+		}
+	}
 	e.more = slices.Clone(cfg.More)
 	return e, nil
 }
@@ -191,10 +199,10 @@ func newEngine(cfg Config) *Engine {
 // SetTable replaces the forwarding table, which is not nil. Packets that are being judged may
 // still be judged by the old one.
 func (e *Engine) SetTable(t *Table) {
-	if s := e.strangers.Load(); s != nil {
-		s.renew(t)
-	}
 	e.table.Store(t)
+	if s := e.strangers.Load(); s != nil {
+		s.renew(e.table.Load)
+	}
 }
 
 // Table returns the table in force.
@@ -249,7 +257,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	wg.Go(func() { e.answer(ctx) })
 	st := newStrangers(&e.drops, all)
 	e.strangers.Store(st)
-	wg.Go(func() { logDrops(ctx, &e.drops, e.log, func() { st.tick(e.table.Load()) }) })
+	wg.Go(func() { logDrops(ctx, &e.drops, e.log, func() { st.tick(e.table.Load) }) })
 
 	<-ctx.Done()
 	closed := e.close()

@@ -4,7 +4,6 @@ package forward
 
 import (
 	"encoding/binary"
-	"errors"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,15 +32,9 @@ func setOptions(fd int, is6 bool) {
 
 // takeNothing makes a socket that only sends drop what comes to it: by a classic BPF
 // program that takes 0 bytes of each packet (socket(7), SO_ATTACH_FILTER).
-func takeNothing(fd int, is6 bool) error {
-	level, option := unix.IPPROTO_IP, unix.IP_RECVERR
-	if is6 {
-		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
-	}
+func takeNothing(fd int) error {
 	drop := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
-	return errors.Join(
-		unix.SetsockoptInt(fd, level, option, 0),
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop}))
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop})
 }
 
 // maxErrors bounds how many errors are worked off in a row, quoteLen how much of

@@ -33,9 +33,11 @@ type mmsgConn struct {
 	gso bool // whether the kernel knows UDP_SEGMENT
 	gro bool
 
-	rx, tx mmsgBatch
-	errs   errQueue // of the reader
-	report func(tooBig)
+	sendOnly bool
+	rx, tx   mmsgBatch
+	reads    int      // calls of readBatch
+	errs     errQueue // of the reader, or of the writer of a socket that only sends
+	report   func(tooBig)
 }
 
 // mmsgBatch is the arguments of one direction's call.
@@ -59,15 +61,15 @@ const duplicates = true
 
 // newConn makes a batchConn for up to n datagrams per call. offload asks for UDP_SEGMENT and UDP_GRO; gso and gro of the result say
 // what there is of it. report gets what the underlay says about the size of what
-// was sent; it is called by readBatch and must not block; nil: nothing will be read.
-// waiters is what
+// was sent; it is called by readBatch, or by writeBatch of a socket that only
+// sends, and must not block. waiters is what
 // rawfd.New is told.
-func newConn(c *net.UDPConn, is6 bool, n, waiters int, offload bool, report func(tooBig)) (batchConn, offloads, error) {
+func newConn(c *net.UDPConn, is6 bool, n, waiters int, offload, sendOnly bool, report func(tooBig)) (batchConn, offloads, error) {
 	fd, err := duplicate(c, waiters)
 	if err != nil {
 		return nil, offloads{}, err
 	}
-	m := &mmsgConn{fd: fd, is6: is6, rx: newMmsgBatch(n), tx: newMmsgBatch(n), report: report}
+	m := &mmsgConn{fd: fd, is6: is6, rx: newMmsgBatch(n), tx: newMmsgBatch(n), sendOnly: sendOnly, report: report}
 	err = fd.Control(func(fd int) error {
 		setOptions(fd, is6)
 		if offload {
@@ -76,12 +78,16 @@ func newConn(c *net.UDPConn, is6 bool, n, waiters int, offload bool, report func
 			m.gso = err == nil
 			m.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 		}
-		if report == nil {
-			return takeNothing(fd, is6)
+		if sendOnly {
+			return takeNothing(fd)
 		}
 		return nil
 	})
-	return m, offloads{gso: m.gso, gro: m.gro}, err
+	if err != nil {
+		fd.Close()
+		return nil, offloads{}, err
+	}
+	return m, offloads{gso: m.gso, gro: m.gro}, nil
 }
 
 // duplicate makes a second descriptor of a socket. Go's poller is woken for every
@@ -103,6 +109,10 @@ func duplicate(c *net.UDPConn, waiters int) (*rawfd.FD, error) {
 	}
 	return fd, nil
 }
+
+// drainEvery is after how many calls of readBatch the error queue is emptied in any
+// case.
+const drainEvery = 256
 
 func (m *mmsgConn) drain(fd uintptr) { m.errs.drain(fd, m.report) }
 
@@ -134,7 +144,11 @@ func (m *mmsgConn) send(b []byte, to netip.AddrPort) error {
 		if !m.is6 {
 			sa = &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
 		}
-		return unix.Sendto(fd, b, unix.MSG_DONTWAIT, sa)
+		err := unix.Sendto(fd, b, unix.MSG_DONTWAIT, sa)
+		for tries := 0; tries < maxEarlier && mayBeEarlier(err); tries++ {
+			err = unix.Sendto(fd, b, unix.MSG_DONTWAIT, sa)
+		}
+		return err
 	})
 	if errors.Is(err, os.ErrClosed) {
 		return net.ErrClosed
@@ -145,6 +159,9 @@ func (m *mmsgConn) send(b []byte, to netip.AddrPort) error {
 func (m *mmsgConn) readBatch(ms []datagram) (int, error) {
 	b := &m.rx
 	ms = ms[:min(len(ms), len(b.hdrs))]
+	if m.reads++; m.reads%drainEvery == 0 { // whoever always finds something never waits
+		_ = m.fd.Control(func(fd int) error { m.drain(uintptr(fd)); return nil })
+	}
 	b.iovs = b.iovs[:0]
 	for i := range ms {
 		b.iovs = append(b.iovs, iovec(ms[i].bufs[0]))
@@ -202,7 +219,11 @@ func (m *mmsgConn) writeBatch(ms []datagram) (int, error) {
 			h.SetControllen(used)
 		}
 	}
-	n, err := b.call(unix.SYS_SENDMMSG, m.fd, len(ms), m.fd.AwaitWrite, nil)
+	var drain func(fd uintptr)
+	if m.sendOnly { // else the reader does
+		drain = m.drain
+	}
+	n, err := b.call(unix.SYS_SENDMMSG, m.fd, len(ms), m.fd.AwaitWrite, drain)
 	runtime.KeepAlive(ms)
 	clear(b.iovs)
 	return n, err
@@ -237,6 +258,9 @@ func (b *mmsgBatch) call(number uintptr, f *rawfd.FD, n int, await func() bool, 
 				return 0, errno
 			}
 			drain(fd)
+			if number == unix.SYS_SENDMMSG { // it may be this one's, and come again
+				return 0, errno
+			}
 		}
 	}
 }

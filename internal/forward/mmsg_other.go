@@ -8,6 +8,6 @@ import "net"
 const duplicates = false
 
 // newConn makes a batchConn without offloads.
-func newConn(c *net.UDPConn, is6 bool, n, _ int, _ bool, _ func(tooBig)) (batchConn, offloads, error) {
+func newConn(c *net.UDPConn, is6 bool, n, _ int, _, _ bool, _ func(tooBig)) (batchConn, offloads, error) {
 	return newXNetConn(c, is6, n), offloads{}, nil
 }

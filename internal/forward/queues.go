@@ -33,7 +33,7 @@ func (e *Engine) openQueues() ([]*queue, error) {
 		if c == nil {
 			continue
 		}
-		s, err := e.take(c, i, waiters, e.heardTooBig)
+		s, err := e.take(c, i, waiters, false)
 		if err != nil {
 			return nil, err
 		}
@@ -47,10 +47,10 @@ func (e *Engine) openQueues() ([]*queue, error) {
 	for n, dev := range devices[1:] {
 		q := &queue{dev: dev, out: &output{dev: dev, drops: &e.drops}}
 		for _, set := range []struct {
-			conns []*net.UDPConn
-			into  *[sockCount]sock
-			heard func(tooBig)
-		}{{e.more[n].Rx, &q.rx, e.heardTooBig}, {e.more[n].Tx, &q.tx, nil}} {
+			conns    []*net.UDPConn
+			into     *[sockCount]sock
+			sendOnly bool
+		}{{e.more[n].Rx, &q.rx, false}, {e.more[n].Tx, &q.tx, true}} {
 			conns, err := byFamily(set.conns)
 			if err != nil {
 				return nil, err
@@ -59,7 +59,7 @@ func (e *Engine) openQueues() ([]*queue, error) {
 				if c == nil {
 					continue
 				}
-				if set.into[i], err = e.take(c, i, waiters, set.heard); err != nil {
+				if set.into[i], err = e.take(c, i, waiters, set.sendOnly); err != nil {
 					return nil, err
 				}
 				if duplicates {
@@ -72,9 +72,9 @@ func (e *Engine) openQueues() ([]*queue, error) {
 	return all, nil
 }
 
-// take makes a batchConn of a socket. heard is nil for one that only sends.
-func (e *Engine) take(c *net.UDPConn, family, waiters int, heard func(tooBig)) (s sock, err error) {
-	s.conn, s.off, err = newConn(c, family == sock6, max(maxBatch, rxBatch), waiters, e.offload, heard)
+// take makes a batchConn of a socket.
+func (e *Engine) take(c *net.UDPConn, family, waiters int, sendOnly bool) (s sock, err error) {
+	s.conn, s.off, err = newConn(c, family == sock6, max(maxBatch, rxBatch), waiters, e.offload, sendOnly, e.heardTooBig)
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", ErrSocket, err)
 	}

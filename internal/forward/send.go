@@ -105,7 +105,7 @@ func (q *sendQueue) flush() error {
 		ms, iov = ms[counts[0]:], iov[len(groups[0].bufs):]
 		groups, counts = groups[1:], counts[1:]
 	}
-	retried, cut := false, false
+	tries, cut := 0, false
 	for len(groups) > 0 {
 		n, err := q.conn.writeBatch(groups)
 		if n == 0 && err == nil {
@@ -119,7 +119,7 @@ func (q *sendQueue) flush() error {
 				bytes += ms[i].inner
 			}
 			c.TxBytes.Add(uint64(bytes))
-			retried = false
+			tries = 0
 			next()
 		}
 		if err == nil || len(groups) == 0 {
@@ -135,10 +135,10 @@ func (q *sendQueue) flush() error {
 			continue
 		}
 		reason := classifySend(err)
-		if !retried && (reason == None || mayBeEarlier(err)) {
+		if tries < maxEarlier && (reason == None || mayBeEarlier(err)) {
 			// What the kernel has reported may be the fate of an earlier datagram, to
 			// somebody else, and this one was not even tried.
-			retried = true
+			tries++
 			if errors.Is(err, syscall.ECONNREFUSED) { // it never is this one's
 				q.drops.Add(reason, 1)
 			}
@@ -154,7 +154,7 @@ func (q *sendQueue) flush() error {
 			q.refused(ms[0].peer)
 		}
 		q.drops.Add(reason, uint64(counts[0]))
-		retried = false
+		tries = 0
 		next()
 	}
 	return nil
@@ -173,6 +173,10 @@ func (q *sendQueue) reset() {
 func refusesSegments(err error) bool {
 	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EINVAL)
 }
+
+// maxEarlier is how often a datagram is tried again after what may be the errors of
+// others, of which each can come in between. Its own comes every time.
+const maxEarlier = 8
 
 // mayBeEarlier reports whether an error of a socket may be an ICMP error about a
 // datagram that was sent before (icmp_err_convert in linux/net/ipv4/icmp.c,

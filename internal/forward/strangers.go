@@ -37,7 +37,9 @@ func newStrangers(d *Drops, conns []batchConn) *strangers {
 // tick is called once a second. It counts what the kernel has dropped: what was from
 // strangers while the filter stands, as most of it is, and else what there was no
 // room for.
-func (s *strangers) tick(t *Table) {
+// It loads the table under its lock, so that no filter is for an older one than that
+// which was renewed last.
+func (s *strangers) tick(table func() *Table) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var lost uint64
@@ -61,7 +63,7 @@ func (s *strangers) tick(t *Table) {
 	s.unknown = seen
 	switch {
 	case !s.on && came >= manyStrangers:
-		s.on, s.quiet = s.put(t), 0
+		s.on, s.quiet = s.put(table()), 0
 	case s.on && came >= fewStrangers:
 		s.quiet = 0
 	case s.on:
@@ -71,12 +73,12 @@ func (s *strangers) tick(t *Table) {
 	}
 }
 
-// renew is called before t comes into force.
-func (s *strangers) renew(t *Table) {
+// renew is called when another table has come into force.
+func (s *strangers) renew(table func() *Table) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.on {
-		s.on = s.put(t)
+		s.on = s.put(table())
 	}
 }
 

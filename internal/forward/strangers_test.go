@@ -33,6 +33,7 @@ func TestStrangers(t *testing.T) {
 	a, b := &filterConn{}, &filterConn{}
 	s := newStrangers(&d, []batchConn{a, b})
 	table := mustTable(t, testTableConfig())
+	load := func() *Table { return table }
 	want := func(what string, on bool, unknown, full uint64) {
 		t.Helper()
 		if a.on != on || b.on != on || d.Count(RxUnknownSource) != unknown || d.Count(RxSocketFull) != full {
@@ -42,45 +43,46 @@ func TestStrangers(t *testing.T) {
 	}
 	d.Add(RxUnknownSource, manyStrangers-1)
 	a.lost = 5
-	s.tick(table)
+	s.tick(load)
 	want("not yet", false, manyStrangers-1, 5)
 	d.Add(RxUnknownSource, manyStrangers)
-	s.tick(table)
+	s.tick(load)
 	unknown := uint64(2*manyStrangers - 1)
 	want("many", true, unknown, 5)
 	if len(a.known) != len(table.sources) || !slices.Contains(a.known, addr("192.0.2.2")) {
 		t.Errorf("known are %v", a.known)
 	}
 	a.lost, b.lost = 1005, 500
-	s.tick(table)
+	s.tick(load)
 	unknown += 1500
 	want("the kernel drops them", true, unknown, 5)
 	cfg := testTableConfig()
 	cfg.Peers = cfg.Peers[:1]
-	s.renew(mustTable(t, cfg))
+	smaller := mustTable(t, cfg)
+	s.renew(func() *Table { return smaller })
 	if slices.Contains(a.known, addr("192.0.2.3")) || !slices.Equal(a.known, b.known) {
 		t.Errorf("of the new table %v and %v are known", a.known, b.known)
 	}
 	for range quietSeconds - 1 {
-		s.tick(table)
+		s.tick(load)
 	}
 	want("quiet for a while", true, unknown, 5)
 	b.lost += fewStrangers
-	s.tick(table)
+	s.tick(load)
 	unknown += fewStrangers
 	for range quietSeconds - 1 {
-		s.tick(table)
+		s.tick(load)
 	}
 	want("and again", true, unknown, 5)
-	s.tick(table)
+	s.tick(load)
 	want("quiet", false, unknown, 5)
 	b.lost += 7
-	s.tick(table)
+	s.tick(load)
 	want("no room", false, unknown, 12)
 
 	b.fail = errors.New("no filters here")
 	d.Add(RxUnknownSource, manyStrangers)
-	s.tick(table)
+	s.tick(load)
 	want("a socket that has no filters", false, unknown+manyStrangers, 12)
 }
 

@@ -38,7 +38,10 @@ func (e *Engine) heardTooBig(m tooBig) {
 		return
 	}
 	kind, payload, err := e.codec.Decode(m.quote)
-	if err != nil || kind == encap.Control || !fixedComplete(payload) || !e.mayHaveSent(t, p, payload) || innerLen(payload)+e.overhead(m.to.Addr()) <= m.mtu {
+	if kind == encap.Control {
+		return // a probe of a size, whose sender finds out by itself
+	}
+	if err != nil || !fixedComplete(payload) || !e.mayHaveSent(t, p, payload) || innerLen(payload)+e.overhead(m.to.Addr()) <= m.mtu {
 		e.drops.Add(RxICMPNotBelieved, 1)
 		return
 	}

@@ -154,6 +154,11 @@ func TestTxBatch(t *testing.T) {
 	}
 }
 
+// always is an error that comes as often as a datagram is tried.
+func always(errno syscall.Errno) []sendStep {
+	return slices.Repeat([]sendStep{{0, sendErr(errno)}}, maxEarlier+1)
+}
+
 // TestSendErrors: what the kernel refuses is counted under its errno, and the
 // rest of the batch goes out in order.
 func TestSendErrors(t *testing.T) {
@@ -165,19 +170,20 @@ func TestSendErrors(t *testing.T) {
 	}{
 		{"all at once", nil, nil, nil},
 		{"partial", []sendStep{{2, nil}, {1, nil}}, nil, nil},
-		{"first is too big", []sendStep{{0, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{0}, map[Reason]uint64{TxSocketTooBig: 1}},
-		{"middle is too big", []sendStep{{2, nil}, {0, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
-		{"count and error in one", []sendStep{{2, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
-		{"last is too big", []sendStep{{4, nil}, {0, sendErr(syscall.EMSGSIZE)}, {0, sendErr(syscall.EMSGSIZE)}}, []int{4}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"first is too big", always(syscall.EMSGSIZE), []int{0}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"middle is too big", append([]sendStep{{2, nil}}, always(syscall.EMSGSIZE)...), []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"count and error in one", append([]sendStep{{2, sendErr(syscall.EMSGSIZE)}}, always(syscall.EMSGSIZE)[1:]...), []int{2}, map[Reason]uint64{TxSocketTooBig: 1}},
+		{"last is too big", append([]sendStep{{4, nil}}, always(syscall.EMSGSIZE)...), []int{4}, map[Reason]uint64{TxSocketTooBig: 1}},
 		{"no buffers", []sendStep{{0, sendErr(syscall.ENOBUFS)}, {0, sendErr(syscall.ENOMEM)}}, []int{0, 1}, map[Reason]uint64{TxSocketNoBuffers: 2}},
-		{"firewall", []sendStep{{1, nil}, {0, sendErr(syscall.EPERM)}, {1, nil}, {0, sendErr(syscall.EACCES)}, {0, sendErr(syscall.EACCES)}}, []int{1, 3}, map[Reason]uint64{TxSocketRefused: 2}},
-		{"no route", []sendStep{{0, sendErr(syscall.ENETUNREACH)}, {0, sendErr(syscall.ENETUNREACH)}, {0, sendErr(syscall.EHOSTUNREACH)}, {0, sendErr(syscall.EHOSTUNREACH)}, {0, sendErr(syscall.ENETDOWN)}}, []int{0, 1, 2}, map[Reason]uint64{TxSocketUnreachable: 3}},
+		{"firewall", append([]sendStep{{1, nil}, {0, sendErr(syscall.EPERM)}, {1, nil}}, always(syscall.EACCES)...), []int{1, 3}, map[Reason]uint64{TxSocketRefused: 2}},
+		{"no route", slices.Concat(always(syscall.ENETUNREACH), always(syscall.EHOSTUNREACH), []sendStep{{0, sendErr(syscall.ENETDOWN)}}), []int{0, 1, 2}, map[Reason]uint64{TxSocketUnreachable: 3}},
 		{"pending error of an earlier datagram", []sendStep{{1, nil}, {0, sendErr(syscall.ECONNREFUSED)}}, nil, map[Reason]uint64{TxSocketRefused: 1}},
 		{"an earlier one was too big for a link", []sendStep{{1, nil}, {0, sendErr(syscall.EMSGSIZE)}}, nil, nil},
 		{"an earlier one met no host", []sendStep{{0, sendErr(syscall.EHOSTUNREACH)}, {2, nil}, {0, sendErr(syscall.EHOSTUNREACH)}}, nil, nil},
-		{"refused for good", []sendStep{{0, sendErr(syscall.ECONNREFUSED)}, {0, sendErr(syscall.ECONNREFUSED)}}, []int{0}, map[Reason]uint64{TxSocketRefused: 2}},
+		{"errors of many others", always(syscall.EHOSTUNREACH)[1:], nil, nil},
+		{"refused for good", always(syscall.ECONNREFUSED), []int{0}, map[Reason]uint64{TxSocketRefused: maxEarlier + 1}},
 		{"interrupted", []sendStep{{0, sendErr(syscall.EINTR)}}, nil, nil},
-		{"interrupted for good", []sendStep{{0, sendErr(syscall.EINTR)}, {0, sendErr(syscall.EINTR)}}, []int{0}, map[Reason]uint64{TxSocketError: 1}},
+		{"interrupted for good", always(syscall.EINTR), []int{0}, map[Reason]uint64{TxSocketError: 1}},
 		{"unknown errno", []sendStep{{0, sendErr(syscall.EINVAL)}}, []int{0}, map[Reason]uint64{TxSocketError: 1}},
 		{"unknown error", []sendStep{{3, errors.New("odd")}}, []int{3}, map[Reason]uint64{TxSocketError: 1}},
 		{"neither count nor error", []sendStep{{0, nil}}, []int{0}, map[Reason]uint64{TxSocketError: 1}},
