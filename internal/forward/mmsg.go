@@ -59,11 +59,11 @@ func newMmsgBatch(n int) mmsgBatch {
 // made of is to be closed, for the sake of Go's poller.
 const duplicates = true
 
-// newConn makes a batchConn for up to n datagrams per call. offload asks for UDP_SEGMENT and UDP_GRO; gso and gro of the result say
-// what there is of it. report gets what the underlay says about the size of what
-// was sent; it is called by readBatch, or by writeBatch of a socket that only
-// sends, and must not block. waiters is what
-// rawfd.New is told.
+// newConn makes a batchConn for up to n datagrams per call. offload asks for
+// UDP_SEGMENT and UDP_GRO; gso and gro of the result say what there is of it. report
+// gets what the underlay says about the size of what was sent; it is called by
+// readBatch, or by writeBatch of a socket that only sends, and must not block.
+// waiters is what rawfd.New is told.
 func newConn(c *net.UDPConn, is6 bool, n, waiters int, offload, sendOnly bool, report func(tooBig)) (batchConn, offloads, error) {
 	fd, err := duplicate(c, waiters)
 	if err != nil {
