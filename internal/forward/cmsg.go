@@ -46,22 +46,20 @@ func putTrafficClass(b []byte, is6 bool, class uint8) {
 // with: the size of the datagrams that the kernel has joined, 0 if it has not, and
 // its TOS or traffic class. What it does not know, or what is cut, it passes over.
 func readCmsgs(b []byte) (segment int, class uint8) {
-	for len(b) >= unix.SizeofCmsghdr {
-		n := binary.NativeEndian.Uint64(b[0:])
-		if n < unix.SizeofCmsghdr || n > uint64(len(b)) {
-			return segment, class
+	for len(b) >= unix.SizeofCmsghdr { // which the parser takes for granted
+		h, data, rest, err := unix.ParseOneSocketControlMessage(b)
+		if err != nil {
+			break
 		}
-		level, typ := binary.NativeEndian.Uint32(b[8:]), binary.NativeEndian.Uint32(b[12:])
-		data := b[unix.SizeofCmsghdr:n]
 		switch {
-		case level == unix.IPPROTO_UDP && typ == unix.UDP_GRO && len(data) >= 4:
+		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
 			segment = int(binary.NativeEndian.Uint32(data))
-		case level == unix.IPPROTO_IP && typ == unix.IP_TOS && len(data) >= 1: // one byte (ip_cmsg_recv_tos)
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1: // one byte (ip_cmsg_recv_tos)
 			class = data[0]
-		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_TCLASS && len(data) >= 4:
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
 			class = uint8(binary.NativeEndian.Uint32(data))
 		}
-		b = b[min(uint64(len(b)), (n+7)&^7):] // CMSG_ALIGN
+		b = rest
 	}
 	return segment, class
 }

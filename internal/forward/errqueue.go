@@ -75,21 +75,20 @@ func (q *errQueue) drain(fd uintptr, pass func(tooBig)) {
 // readTooBig takes the MTU from the control messages of an error, 0 if it is none
 // about a size: struct sock_extended_err (linux/include/uapi/linux/errqueue.h).
 func readTooBig(b []byte) (mtu int) {
-	for len(b) >= unix.SizeofCmsghdr {
-		n := binary.NativeEndian.Uint64(b[0:])
-		if n < unix.SizeofCmsghdr || n > uint64(len(b)) {
-			return 0
+	for len(b) >= unix.SizeofCmsghdr { // which the parser takes for granted
+		h, e, rest, err := unix.ParseOneSocketControlMessage(b)
+		if err != nil {
+			break
 		}
-		level, typ := binary.NativeEndian.Uint32(b[8:]), binary.NativeEndian.Uint32(b[12:])
-		isErr := level == unix.IPPROTO_IP && typ == unix.IP_RECVERR || level == unix.IPPROTO_IPV6 && typ == unix.IPV6_RECVERR
-		if e := b[unix.SizeofCmsghdr:n]; isErr && len(e) >= 12 {
+		isErr := h.Level == unix.IPPROTO_IP && h.Type == unix.IP_RECVERR || h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_RECVERR
+		if isErr && len(e) >= 12 {
 			origin := e[4]
 			if unix.Errno(binary.NativeEndian.Uint32(e)) == unix.EMSGSIZE && (origin == unix.SO_EE_ORIGIN_ICMP || origin == unix.SO_EE_ORIGIN_ICMP6) {
 				return int(min(binary.NativeEndian.Uint32(e[8:]), 65535))
 			}
-			return 0
+			break
 		}
-		b = b[min(uint64(len(b)), (n+7)&^7):]
+		b = rest
 	}
 	return 0
 }
