@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"fmt"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,9 +22,9 @@ func TestFullQueue(t *testing.T) {
 		open <- sendsOn(within(t, time.Minute), a, b, b.container.Addr4(), 4*time.Second, &began)
 	}()
 	before := a.status(t).Drops["tx_device_queue_full"]
-	must(t, a.daemon.Signal(syscall.SIGSTOP))
+	must(t, a.daemon.Pause())
 	res, err := lab.Flood(within(t, 30*time.Second), lab.FloodConfig{From: a.container.Namespace, To: b.container.Namespace, Dst: b.container.Addr6(), Rate: 5000, Count: 3000})
-	must(t, err, a.daemon.Signal(syscall.SIGCONT))
+	must(t, err, a.daemon.Resume())
 	if res.Received > 0 {
 		t.Fatalf("a stopped daemon has carried %d datagrams", res.Received)
 	}
@@ -52,14 +51,14 @@ func TestSlowPeer(t *testing.T) {
 	t.Parallel()
 	_, _, nodes := seeded(t, 3)
 	a, b, slow := nodes[0], nodes[1], nodes[2]
-	must(t, slow.daemon.Signal(syscall.SIGSTOP))
+	must(t, slow.daemon.Pause())
 	done := make(chan error, 1)
 	go func() { // 30 MB, of which its socket takes 8
 		_, err := lab.Flood(within(t, 30*time.Second), lab.FloodConfig{From: a.container.Namespace, To: slow.container.Namespace, Dst: slow.container.Addr4(), Rate: 10000, Size: 1200, Count: 25000})
 		done <- err
 	}()
 	res, err := lab.Flood(within(t, 30*time.Second), lab.FloodConfig{From: a.container.Namespace, To: b.container.Namespace, Dst: b.container.Addr4(), Rate: 1000, Count: 2000})
-	must(t, err, <-done, slow.daemon.Signal(syscall.SIGCONT))
+	must(t, err, <-done, slow.daemon.Resume())
 	if res.Lost() > 0 || res.Reordered > 0 {
 		t.Errorf("beside a peer that takes nothing: %+v", res)
 	}

@@ -122,6 +122,34 @@ func (p *Process) Running() bool {
 // ended.
 func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
 
+// Pause stops the process, as SIGSTOP does, and returns when none of its threads
+// runs any more; Resume lets it go on. os.ErrProcessDone if it has ended.
+func (p *Process) Pause() error {
+	if err := p.Signal(unix.SIGSTOP); err != nil {
+		return err
+	}
+	// The signal is only pending when kill(2) returns: a thread that waits for a
+	// processor runs on before it sees it.
+	for {
+		var stopped unix.Siginfo
+		err := unix.Waitid(unix.P_PID, p.PID(), &stopped, unix.WSTOPPED|unix.WNOHANG, nil)
+		if err == nil && stopped.Signo != 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.ECHILD) && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("lab: pause %s: %w", p.name, err)
+		}
+		select {
+		case <-p.done:
+			return os.ErrProcessDone
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Resume lets a paused process go on.
+func (p *Process) Resume() error { return p.Signal(unix.SIGCONT) }
+
 // Stop sends SIGTERM and waits for the process. When ctx ends first it kills
 // the process group and returns the context's error. Otherwise it returns how
 // the process ended, as Err does.

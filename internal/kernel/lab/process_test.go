@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +47,15 @@ func TestMain(m *testing.M) {
 		fmt.Println("child", child.Process.Pid)
 		select {}
 	case "orphan":
+		select {}
+	case "busy": // on several threads
+		fmt.Println("ready")
+		for range 4 {
+			go func() {
+				for {
+				}
+			}()
+		}
 		select {}
 	case "links": // prints the interfaces of its namespace
 		entries, err := os.ReadDir("/proc/sys/net/ipv4/conf")
@@ -122,13 +132,49 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
+// TestPause: right after Pause, no thread runs.
+func TestPause(t *testing.T) {
+	_, _, hosts := labtest.Hosts(t, 1)
+	p, err := hosts[0].Start(role("busy"), lab.StartOptions{Name: "busy"})
+	must(t, err)
+	labtest.Eventually(t, 10*time.Second, func() error {
+		if out, err := p.Tail(1); err != nil || out != "ready" {
+			return fmt.Errorf("output %q, %v", out, err)
+		}
+		return nil
+	})
+	for range 20 {
+		must(t, p.Pause())
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		must(t, err)
+		if len(threads) < 2 {
+			t.Fatalf("%d threads: the test proves nothing", len(threads))
+		}
+		for _, stat := range threads {
+			if got := state(stat); got != "T" {
+				t.Errorf("the state of %s is %q", stat, got)
+			}
+		}
+		must(t, p.Resume())
 	}
-	after := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	return after[0] != "Z" && after[0] != "X"
+	p.Kill()
+	if err := p.Pause(); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("pause what has ended: %v", err)
+	}
+}
+
+func alive(pid int) bool {
+	s := state(fmt.Sprintf("/proc/%d/stat", pid))
+	return s != "" && s != "Z" && s != "X"
+}
+
+// state is the letter for a task's state in its stat file, "" if there is none.
+func state(file string) string {
+	stat, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	return strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[0]
 }
 
 func ownLab() error {
