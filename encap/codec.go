@@ -11,6 +11,8 @@ const (
 	IPv4                // an inner IPv4 packet
 	IPv6                // an inner IPv6 packet
 	Control             // a control frame, see Parse
+	ARP                 // an ARP message for IPv4 over Ethernet, of 28 bytes (RFC 826)
+	ND                  // an IPv6 packet with a neighbour solicitation or advertisement from the link (RFC 4861)
 )
 
 // String returns the name used in logs and test output.
@@ -22,6 +24,10 @@ func (k Kind) String() string {
 		return "ipv6"
 	case Control:
 		return "control"
+	case ARP:
+		return "arp"
+	case ND:
+		return "nd"
 	}
 	return "invalid"
 }
@@ -58,6 +64,11 @@ type Codec interface {
 	// With an error the kind is Invalid and the payload nil. The error is one
 	// of this package's sentinels, to be compared with == or errors.Is.
 	Decode(datagram []byte) (k Kind, payload []byte, err error)
+
+	// DecodeSent takes a datagram apart that this node may have sent to d, or its
+	// start, as ICMP errors quote it. The kind is IPv4, IPv6 or Control; an inner
+	// packet's fixed header lies in the payload completely. Errors are as of Decode.
+	DecodeSent(datagram []byte, d Dest) (k Kind, payload []byte, err error)
 }
 
 // The errors of Decode, and those of Parse that any truncated or foreign

@@ -47,3 +47,6 @@ func (UDP) Decode(datagram []byte) (Kind, []byte, error) {
 	}
 	return kind, datagram[:len(datagram):len(datagram)], nil
 }
+
+// DecodeSent implements Codec.
+func (u UDP) DecodeSent(datagram []byte, _ Dest) (Kind, []byte, error) { return u.Decode(datagram) }

@@ -47,13 +47,17 @@ func (n *node) ended() bool {
 // notices, draws a new identity, and gets a subnet of its own; the original and
 // everybody else keep theirs.
 func TestClone(t *testing.T) {
-	for _, seeds := range []bool{true, false} {
-		t.Run(fmt.Sprint("with seeds ", seeds), func(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		seeds, below bool
+	}{{"with seeds", true, false}, {"remembering the others", false, false}, {"at a lower address", true, true}} {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, 1, lan)
 				defer c.stopAll()
 				for range 3 {
-					c.add(seedsOf(1, 2, 3))
+					n := c.add(seedsOf(11, 12, 13))
+					n.cfg.Gossip, n.cfg.Addrs[0] = clusterAddr(10+len(c.nodes)), clusterAddr(10+len(c.nodes)).Addr()
 				}
 				for _, n := range c.nodes {
 					c.start(n)
@@ -62,11 +66,14 @@ func TestClone(t *testing.T) {
 				time.Sleep(10 * time.Second) // until peers are written down
 				before := fmt.Sprint(c.nodes[0].View().Held, c.nodes[1].View().Held, c.nodes[2].View().Held)
 				original := c.nodes[1]
-				list := seedsOf(1, 3)
-				if !seeds {
-					list = nil // the copy remembers the others
+				var list func(*Config) // without it the copy remembers the others
+				if tt.seeds {
+					list = seedsOf(11, 13)
 				}
 				clone := c.add(list)
+				if !tt.below {
+					clone.cfg.Gossip, clone.cfg.Addrs[0] = clusterAddr(14), clusterAddr(14).Addr()
+				}
 				copyState(t, clone, original)
 				c.start(clone)
 				if clone.ID() != original.ID() || clone.held() != 2 {
