@@ -117,7 +117,7 @@ func TestBatchesDoNotAllocate(t *testing.T) {
 			tx.pkts[i] = pkt
 			tx.take(table, i)
 		}
-		if err := tx.queues[sock4].flush(); err != nil {
+		if err := tx.queues[sock4][0].flush(); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -216,7 +216,7 @@ func BenchmarkRxDecide(b *testing.B) {
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
-				if _, _, r := l.decide(t, ms[i].addr.Addr(), ms[i].bufs[0], false); r != None {
+				if _, _, _, r := l.decide(t, ms[i].addr.Addr(), ms[i].bufs[0], false); r != None {
 					b.Fatal(r)
 				}
 				if i++; i == bb.flows {

@@ -30,3 +30,5 @@ func (testCodec) Decode(b []byte) (encap.Kind, []byte, error) {
 	}
 	return encap.Kind(b[1]), b[testHeaderLen:], nil
 }
+
+func (c testCodec) DecodeSent(b []byte, _ encap.Dest) (encap.Kind, []byte, error) { return c.Decode(b) }

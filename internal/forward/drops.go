@@ -67,6 +67,15 @@ const (
 	RxUnknownSource
 	// RxMalformedFrame: the encap cannot make sense of it.
 	RxMalformedFrame
+	// RxVXLANReserved: a VXLAN header without the I flag or with a reserved bit set.
+	RxVXLANReserved
+	// RxUnknownVNI: a frame of another VXLAN network.
+	RxUnknownVNI
+	// RxUnknownMAC: a frame for another VTEP, or one that came back to its sender.
+	RxUnknownMAC
+	// RxUnknownEtherType: a frame that carries neither IP, ARP nor our own control
+	// frames.
+	RxUnknownEtherType
 	// RxMalformed: the inner packet is not a complete IPv4 or IPv6 packet of
 	// exactly the length that its header says.
 	RxMalformed
@@ -114,6 +123,10 @@ var reasonNames = [reasonCount]string{
 	RxOversized:         "rx_oversized",
 	RxUnknownSource:     "rx_unknown_source",
 	RxMalformedFrame:    "rx_malformed_frame",
+	RxVXLANReserved:     "rx_vxlan_reserved",
+	RxUnknownVNI:        "rx_unknown_vni",
+	RxUnknownMAC:        "rx_unknown_mac",
+	RxUnknownEtherType:  "rx_unknown_ethertype",
 	RxMalformed:         "rx_malformed",
 	RxMulticast:         "rx_multicast",
 	RxMartian:           "rx_martian",

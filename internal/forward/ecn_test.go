@@ -91,7 +91,7 @@ func TestOuterClass(t *testing.T) {
 		pkts = append(pkts, tunnel.Packet{Data: withClass(t, "100.96.1.9", "100.96.2.1", class)})
 	}
 	l.batch(pkts...)
-	if err := l.queues[sock4].flush(); err != nil {
+	if err := l.queues[sock4][0].flush(); err != nil {
 		t.Fatal(err)
 	}
 	if want := []int{2, 3, 1, 1}; !slices.Equal(c.messages, want) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -48,12 +49,15 @@ func batchLen(n int) int { return max(1, min(n, maxBatch)) }
 type Config struct {
 	// Device gives and takes inner packets.
 	Device tunnel.Device
-	// Codec is the framing on the underlay.
+	// Codec is the framing of what is received, and of what is sent to peers that do
+	// not say otherwise.
 	Codec encap.Codec
 	// Conns are bound, unconnected UDP sockets: one IPv4, one IPv6, or one of
 	// each. A socket that takes both families counts as IPv6 and should be
 	// IPv6 only. Run takes them over.
 	Conns []*net.UDPConn
+	// Tx are what the first queue sends by instead of Conns, see QueueConns.
+	Tx []*net.UDPConn
 	// More are for a Device with further queues, one for each of them: how each
 	// sends and receives. With fewer, the last queues are left alone, and what the
 	// kernel puts there is lost.
@@ -63,6 +67,10 @@ type Config struct {
 	// goroutines at once, must not block, and must copy what it keeps of frame.
 	// Nil: control frames are ignored.
 	Control func(frame []byte, from netip.AddrPort)
+	// Neighbor gets each ARP message and message of neighbour discovery that comes
+	// from a known peer's address: kind and payload are as of encap.Codec. It is called
+	// as Control is. Nil: they are ignored.
+	Neighbor func(kind encap.Kind, payload []byte, from netip.AddrPort)
 	// TooBig is told, by the loops, that a peer may not be reached with packets of
 	// any size: mtu is the longest inner packet that a router's ICMP message speaks
 	// of, which may be forged, or 0 if the kernel has refused a datagram for its
@@ -85,24 +93,28 @@ type QueueConns struct {
 	Rx []*net.UDPConn
 	// Tx are sockets of the same families and addresses, with ports of their own, so
 	// that what different queues send is different flows to the underlay, and to
-	// the receiver's sockets. What comes to them is not read.
+	// the receiver's sockets. Several of a family share the inner flows. What comes to
+	// them is not read.
 	Tx []*net.UDPConn
 }
 
 // Engine forwards packets between a device and UDP sockets. All methods may be
 // called by any goroutine at any time.
 type Engine struct {
-	device  tunnel.Device
-	codec   encap.Codec
-	conns   [sockCount]*net.UDPConn
-	more    []QueueConns
-	running [sockCount]atomic.Pointer[batchConn] // what Run has made of conns
-	taken   []batchConn                          // all that Run has made
-	control func(frame []byte, from netip.AddrPort)
-	tooBig  func(peer [16]byte, endpoint netip.AddrPort, mtu int)
-	mtu     int
-	offload bool
-	log     *slog.Logger
+	device   tunnel.Device
+	codec    encap.Codec
+	conns    [sockCount]*net.UDPConn
+	sending  []*net.UDPConn // Config.Tx
+	more     []QueueConns
+	seed     maphash.Seed                         // of flowHash
+	running  [sockCount]atomic.Pointer[batchConn] // what Run has made of conns
+	taken    []batchConn                          // all that Run has made
+	control  func(frame []byte, from netip.AddrPort)
+	neighbor func(kind encap.Kind, payload []byte, from netip.AddrPort)
+	tooBig   func(peer [16]byte, endpoint netip.AddrPort, mtu int)
+	mtu      int
+	offload  bool
+	log      *slog.Logger
 
 	table     atomic.Pointer[Table]
 	strangers atomic.Pointer[strangers] // of Run
@@ -139,50 +151,72 @@ func New(cfg Config) (*Engine, error) {
 	}
 	for _, q := range cfg.More {
 		_, errRx := byFamily(q.Rx)
-		_, errTx := byFamily(q.Tx)
+		_, errTx := families(q.Tx)
 		if err := cmp.Or(errRx, errTx); err != nil {
 			return nil, err
 		}
 	}
-	e.more = slices.Clone(cfg.More)
+	if _, err := families(cfg.Tx); err != nil {
+		return nil, err
+	}
+	e.more, e.sending = slices.Clone(cfg.More), slices.Clone(cfg.Tx)
 	return e, nil
 }
 
-// byFamily sorts sockets.
+// byFamily sorts sockets, at most one of each family.
 func byFamily(list []*net.UDPConn) (conns [sockCount]*net.UDPConn, err error) {
+	sorted, err := families(list)
+	if err != nil {
+		return conns, err
+	}
+	for i, list := range sorted {
+		if len(list) > 1 {
+			return conns, fmt.Errorf("%w: two sockets of one address family: %v and %v", ErrConfig, list[0].LocalAddr(), list[1].LocalAddr())
+		}
+		if len(list) == 1 {
+			conns[i] = list[0]
+		}
+	}
+	return conns, nil
+}
+
+// families sorts sockets.
+func families(list []*net.UDPConn) (sorted [sockCount][]*net.UDPConn, err error) {
 	for _, c := range list {
 		if c == nil {
-			return conns, fmt.Errorf("%w: nil socket", ErrConfig)
+			return sorted, fmt.Errorf("%w: nil socket", ErrConfig)
 		}
 		a, ok := c.LocalAddr().(*net.UDPAddr)
 		if !ok {
-			return conns, fmt.Errorf("%w: socket has no address", ErrConfig)
+			return sorted, fmt.Errorf("%w: socket has no address", ErrConfig)
 		}
 		i := sock6
 		if a.IP.To4() != nil {
 			i = sock4
 		}
-		if conns[i] != nil {
-			return conns, fmt.Errorf("%w: two sockets of one address family: %v and %v", ErrConfig, conns[i].LocalAddr(), a)
-		}
-		conns[i] = c
+		sorted[i] = append(sorted[i], c)
 	}
-	return conns, nil
+	return sorted, nil
 }
 
 // newEngine makes an Engine without sockets of a Config that has been checked.
 func newEngine(cfg Config) *Engine {
 	e := &Engine{
-		device:  cfg.Device,
-		codec:   cfg.Codec,
-		control: cfg.Control,
-		tooBig:  cfg.TooBig,
-		mtu:     cfg.MTU,
-		offload: !cfg.NoOffload,
-		log:     cfg.Logger,
+		device:   cfg.Device,
+		codec:    cfg.Codec,
+		control:  cfg.Control,
+		neighbor: cfg.Neighbor,
+		seed:     maphash.MakeSeed(),
+		tooBig:   cfg.TooBig,
+		mtu:      cfg.MTU,
+		offload:  !cfg.NoOffload,
+		log:      cfg.Logger,
 	}
 	if e.control == nil {
 		e.control = func([]byte, netip.AddrPort) {}
+	}
+	if e.neighbor == nil {
+		e.neighbor = func(encap.Kind, []byte, netip.AddrPort) {}
 	}
 	if e.tooBig == nil {
 		e.tooBig = func([16]byte, netip.AddrPort, int) {}
@@ -282,6 +316,9 @@ func (e *Engine) close() error {
 			closing(c)
 		}
 	}
+	for _, c := range e.sending {
+		closing(c)
+	}
 	for _, q := range e.more {
 		for _, c := range slices.Concat(q.Rx, q.Tx) {
 			closing(c)
@@ -313,30 +350,54 @@ func (e *Engine) mtuTo(p *Peer, is6 bool) int {
 	return mtu
 }
 
-// SendControl sends one control frame in this node's encap to an endpoint, and
-// does not keep it. It works from New on until the sockets are closed. An
-// endpoint in the table gets that peer's header; others get one for no
-// particular receiver, which is all that the udp encap needs.
+// codecFor is the framing of what is sent to p.
+func (e *Engine) codecFor(p *Peer) encap.Codec {
+	if p.Codec != nil {
+		return p.Codec
+	}
+	return e.codec
+}
+
+// SendControl sends one control frame to an endpoint, and does not keep it. It works
+// from New on until the sockets are closed. An endpoint in the table gets that peer's
+// framing; others get this node's, for no particular receiver, which is all that the
+// udp encap needs.
 func (e *Engine) SendControl(frame []byte, to netip.AddrPort) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	codec, d := e.codec, encap.Dest{}
+	if p := e.table.Load().peerAt(to); p != nil {
+		codec, d = e.codecFor(p), p.Dest
+	}
+	if err := e.sendFrame(codec, encap.Control, d, frame, to); err != nil {
+		return fmt.Errorf("send control frame: %w", err)
+	}
+	return nil
+}
+
+// SendFrame sends one frame of any kind in this node's encap to an endpoint, as
+// SendControl does.
+func (e *Engine) SendFrame(k encap.Kind, d encap.Dest, payload []byte, to netip.AddrPort) error {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	if err := e.sendFrame(e.codec, k, d, payload, to); err != nil {
+		return fmt.Errorf("send %v: %w", k, err)
+	}
+	return nil
+}
+
+func (e *Engine) sendFrame(codec encap.Codec, k encap.Kind, d encap.Dest, payload []byte, to netip.AddrPort) error {
 	if !to.IsValid() {
-		return fmt.Errorf("send control frame: %v is no endpoint", to)
+		return fmt.Errorf("%v is no endpoint", to)
 	}
-	c := e.conns[sockFor(to.Addr())]
-	if c == nil {
-		return fmt.Errorf("send control frame to %v: %w", to, ErrNoSocket)
+	if e.conns[sockFor(to.Addr())] == nil {
+		return fmt.Errorf("to %v: %w", to, ErrNoSocket)
 	}
-	if hl := e.codec.HeaderLen(); hl > 0 {
-		var d encap.Dest
-		if p := e.table.Load().peerAt(to); p != nil {
-			d = p.Dest
-		}
-		b := make([]byte, hl, hl+len(frame))
-		e.codec.PutHeader(b, encap.Control, d)
-		frame = append(b, frame...)
+	if hl := codec.HeaderLen(); hl > 0 {
+		b := make([]byte, hl, hl+len(payload))
+		codec.PutHeader(b, k, d)
+		payload = append(b, payload...)
 	}
-	if err := e.send(sockFor(to.Addr()), frame, to); err != nil {
-		return fmt.Errorf("send control frame to %v: %w", to, err)
+	if err := e.send(sockFor(to.Addr()), payload, to); err != nil {
+		return fmt.Errorf("to %v: %w", to, err)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ func setOptions(fd int, is6 bool) {
 		set(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 		set(unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1) // or this host would cut what is too long itself
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+		set(unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_RX, 1) // a tunnel may leave them out: RFC 6935, RFC 6936
 		return
 	}
 	set(unix.IPPROTO_IP, unix.IP_RECVTOS, 1)

@@ -138,7 +138,9 @@ func queueOf(e *Engine) *queue { return &queue{dev: e.device, out: e.out} }
 func txLoopOf(e *Engine, conns [sockCount]batchConn, off [sockCount]offloads) *txLoop {
 	q := queueOf(e)
 	for i, c := range conns {
-		q.tx[i] = sock{c, off[i]}
+		if c != nil {
+			q.tx[i] = []sock{{c, off[i]}}
+		}
 	}
 	return newTxLoop(e, q)
 }

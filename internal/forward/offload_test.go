@@ -116,7 +116,7 @@ func TestTxSuperpacket(t *testing.T) {
 			c := &gsoConn{scriptConn: scriptConn{script: tt.script}}
 			l := txLoopOf(stubEngine(t, nil), [sockCount]batchConn{sock4: c}, [sockCount]offloads{sock4: tt.off})
 			l.batch(big, tunnel.Packet{Data: small}, tunnel.Packet{Data: other}, tunnel.Packet{Data: other}, tunnel.Packet{Data: small})
-			if err := l.queues[sock4].flush(); err != nil {
+			if err := l.queues[sock4][0].flush(); err != nil {
 				t.Fatal(err)
 			}
 			if !slices.Equal(c.messages, tt.messages) || c.longest > maxMessage {
@@ -141,8 +141,8 @@ func TestTxSuperpacket(t *testing.T) {
 			if dropped := l.e.Drops().Count(TxSocketTooBig) + l.e.Drops().Count(TxSocketNoBuffers); dropped != uint64(len(tt.lost)) {
 				t.Errorf("%d drops counted, want %d", dropped, len(tt.lost))
 			}
-			if l.queues[sock4].gso != tt.still {
-				t.Errorf("goes on with segments: %v", l.queues[sock4].gso)
+			if l.queues[sock4][0].gso != tt.still {
+				t.Errorf("goes on with segments: %v", l.queues[sock4][0].gso)
 			}
 		})
 	}

@@ -28,7 +28,9 @@ type Peer struct {
 	// added by itself. Several peers may share one address. None: nothing is
 	// accepted from the peer.
 	Sources []netip.Addr
-	// Dest is what the encap has to know about it.
+	// Codec is the framing that it takes. Nil: the Engine's.
+	Codec encap.Codec
+	// Dest is what the Codec has to know about it.
 	Dest encap.Dest
 	// Usable tells whether its next hop is up. Packets to a peer that is not
 	// are answered with ICMP; packets from it are accepted all the same.

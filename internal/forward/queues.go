@@ -16,9 +16,10 @@ type sock struct {
 // queue is one queue of the device with its sockets, by address family. Nothing is
 // shared between queues but the table and the counters.
 type queue struct {
-	dev    tunnel.Device
-	out    *output
-	tx, rx [sockCount]sock
+	dev tunnel.Device
+	out *output
+	rx  [sockCount]sock
+	tx  [sockCount][]sock
 }
 
 // openQueues takes the sockets over.
@@ -27,49 +28,73 @@ func (e *Engine) openQueues() ([]*queue, error) {
 	if m, ok := e.device.(tunnel.MultiQueue); ok && len(e.more) > 0 {
 		devices = m.Queues()[:1+len(e.more)]
 	}
-	first := &queue{dev: devices[0], out: e.out}
 	waiters := (1 + sockCount) * len(devices)
-	for i, c := range e.conns {
-		if c == nil {
-			continue
+	first := &queue{dev: devices[0], out: e.out}
+	if err := e.takeRx(first, e.conns, waiters); err != nil {
+		return nil, err
+	}
+	for i, s := range first.rx {
+		if s.conn != nil && len(e.sending) == 0 {
+			first.tx[i] = []sock{s}
 		}
-		s, err := e.take(c, i, waiters, false)
-		if err != nil {
-			return nil, err
-		}
-		first.rx[i], first.tx[i] = s, s
-		e.running[i].Store(&s.conn) // so that send always has one of them
-		if duplicates {
-			c.Close()
-		}
+	}
+	if err := e.takeTx(first, e.sending, waiters); err != nil {
+		return nil, err
 	}
 	all := []*queue{first}
 	for n, dev := range devices[1:] {
 		q := &queue{dev: dev, out: &output{dev: dev, drops: &e.drops}}
-		for _, set := range []struct {
-			conns    []*net.UDPConn
-			into     *[sockCount]sock
-			sendOnly bool
-		}{{e.more[n].Rx, &q.rx, false}, {e.more[n].Tx, &q.tx, true}} {
-			conns, err := byFamily(set.conns)
-			if err != nil {
-				return nil, err
-			}
-			for i, c := range conns {
-				if c == nil {
-					continue
-				}
-				if set.into[i], err = e.take(c, i, waiters, set.sendOnly); err != nil {
-					return nil, err
-				}
-				if duplicates {
-					c.Close()
-				}
-			}
+		conns, err := byFamily(e.more[n].Rx)
+		if err == nil {
+			err = e.takeRx(q, conns, waiters)
+		}
+		if err == nil {
+			err = e.takeTx(q, e.more[n].Tx, waiters)
+		}
+		if err != nil {
+			return nil, err
 		}
 		all = append(all, q)
 	}
 	return all, nil
+}
+
+func (e *Engine) takeRx(q *queue, conns [sockCount]*net.UDPConn, waiters int) (err error) {
+	for i, c := range conns {
+		if c == nil {
+			continue
+		}
+		if q.rx[i], err = e.take(c, i, waiters, false); err != nil {
+			return err
+		}
+		if c == e.conns[i] {
+			e.running[i].Store(&q.rx[i].conn) // before the other is closed: send always has one of them
+		}
+		if duplicates {
+			c.Close()
+		}
+	}
+	return nil
+}
+
+func (e *Engine) takeTx(q *queue, conns []*net.UDPConn, waiters int) error {
+	sorted, err := families(conns)
+	if err != nil {
+		return err
+	}
+	for i, list := range sorted {
+		for _, c := range list {
+			s, err := e.take(c, i, waiters, true)
+			if err != nil {
+				return err
+			}
+			q.tx[i] = append(q.tx[i], s)
+			if duplicates {
+				c.Close()
+			}
+		}
+	}
+	return nil
 }
 
 // take makes a batchConn of a socket.

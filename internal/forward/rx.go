@@ -131,12 +131,14 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 			one = b[:min(m.segment, len(b)):min(m.segment, len(b))]
 		}
 		b = b[len(one):]
-		payload, p, reason := l.decide(t, m.addr.Addr(), one, m.truncated && len(b) == 0)
+		kind, payload, p, reason := l.decide(t, m.addr.Addr(), one, m.truncated && len(b) == 0)
 		switch {
 		case reason != None:
 			l.e.drops.Add(reason, 1)
-		case p == nil:
+		case kind == encap.Control:
 			l.e.control(payload, m.addr)
+		case kind == encap.ARP, kind == encap.ND:
+			l.e.neighbor(kind, payload, m.addr)
 		case !markInner(payload, m.class):
 			l.e.drops.Add(RxECN, 1)
 		case l.join.Add(payload) == len(l.peers): // a new one of join's packets
@@ -146,39 +148,54 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 }
 
 // decide takes a datagram apart and says whether it may pass. With None the
-// payload is an inner packet from peer p, or, if p is nil, a control frame from
-// a known address. The stranger is asked about first: what he sends costs one
+// payload is an inner packet from peer p, or, without a p, a control frame or a
+// message of ARP or neighbour discovery from a known address. The stranger is asked about first: what he sends costs one
 // lookup, and counts as his.
-func (l *rxLoop) decide(t *Table, outer netip.Addr, b []byte, truncated bool) (payload []byte, p *Peer, r Reason) {
+func (l *rxLoop) decide(t *Table, outer netip.Addr, b []byte, truncated bool) (kind encap.Kind, payload []byte, p *Peer, r Reason) {
 	if len(l.cache.senders(t, outer)) == 0 {
-		return nil, nil, RxUnknownSource
+		return encap.Invalid, nil, nil, RxUnknownSource
 	}
 	if truncated || len(b) > l.size {
-		return nil, nil, RxOversized
+		return encap.Invalid, nil, nil, RxOversized
 	}
 	kind, payload, err := l.e.codec.Decode(b)
 	if err != nil {
-		return nil, nil, RxMalformedFrame
+		return encap.Invalid, nil, nil, frameReason(err)
 	}
-	if kind == encap.Control {
-		return payload, nil, None
+	if kind != encap.IPv4 && kind != encap.IPv6 {
+		return kind, payload, nil, None
 	}
 	src, dst, v := parseInner(payload)
 	switch v {
 	case headerMalformed:
-		return nil, nil, RxMalformed
+		return encap.Invalid, nil, nil, RxMalformed
 	case headerMulticast:
-		return nil, nil, RxMulticast
+		return encap.Invalid, nil, nil, RxMulticast
 	case headerMartian:
-		return nil, nil, RxMartian
+		return encap.Invalid, nil, nil, RxMartian
 	}
 	if src.Is4() != (kind == encap.IPv4) {
-		return nil, nil, RxMalformed // the encap says one version, the packet another
+		return encap.Invalid, nil, nil, RxMalformed // the encap says one version, the packet another
 	}
 	if p, r = l.cache.accept(t, outer, src, dst); r != None {
-		return nil, nil, r
+		return encap.Invalid, nil, nil, r
 	}
-	return payload, p, None
+	return kind, payload, p, None
+}
+
+// frameReason says under which reason a frame is counted that the encap refuses.
+func frameReason(err error) Reason {
+	switch err {
+	case encap.ErrVXLANFlags:
+		return RxVXLANReserved
+	case encap.ErrVNI:
+		return RxUnknownVNI
+	case encap.ErrMAC:
+		return RxUnknownMAC
+	case encap.ErrEtherType:
+		return RxUnknownEtherType
+	}
+	return RxMalformedFrame
 }
 
 // deliver writes what take has kept, in one call unless the device refuses a

@@ -59,7 +59,7 @@ func TestRxDecide(t *testing.T) {
 		l := newRxLoop(stubEngine(t, nil), sock{nil, offloads{}}, queueOf(stubEngine(t, nil)))
 		m := received(tt.from, tt.b)
 		m.truncated = tt.truncated
-		payload, p, r := l.decide(l.e.Table(), m.addr.Addr(), m.bufs[0], m.truncated)
+		_, payload, p, r := l.decide(l.e.Table(), m.addr.Addr(), m.bufs[0], m.truncated)
 		name := ""
 		if p != nil {
 			name = p.Name
@@ -195,7 +195,7 @@ func FuzzReceive(f *testing.F) {
 		m := &datagram{bufs: [][]byte{b}, n: len(b), addr: from[int(who)%len(from)]}
 		for _, l := range []*rxLoop{framed, plain} {
 			before := slices.Clone(b)
-			payload, p, r := l.decide(l.e.Table(), m.addr.Addr(), m.bufs[0], m.truncated)
+			_, payload, p, r := l.decide(l.e.Table(), m.addr.Addr(), m.bufs[0], m.truncated)
 			if !bytes.Equal(b, before) {
 				t.Fatal("the datagram was changed")
 			}

@@ -97,6 +97,9 @@ func (q *sendQueue) group(ms []queuedDatagram, iov [][]byte) {
 // refuses is dropped and counted, the others still go out. The only error is
 // that of a closed socket.
 func (q *sendQueue) flush() error {
+	if len(q.ms) == 0 {
+		return nil
+	}
 	defer q.reset()
 	ms, iov := q.ms, q.iov
 	q.group(ms, iov)

@@ -18,12 +18,13 @@ type tooBig struct {
 // udpHeaderLen is that of the outer UDP header (RFC 768).
 const udpHeaderLen = 8
 
-// overhead is what stands in front of an inner packet that is sent to an address.
-func (e *Engine) overhead(to netip.Addr) int {
-	if to.Is4() {
-		return ipv4HeaderLen + udpHeaderLen + e.codec.HeaderLen()
+// overhead is what stands in front of an inner packet that is sent to p.
+func (e *Engine) overhead(p *Peer) int {
+	n := udpHeaderLen + e.codecFor(p).HeaderLen()
+	if p.Endpoint.Addr().Is4() {
+		return n + ipv4HeaderLen
 	}
-	return ipv6HeaderLen + udpHeaderLen + e.codec.HeaderLen()
+	return n + ipv6HeaderLen
 }
 
 // heardTooBig takes an ICMP message about a datagram of ours. It may be forged, so
@@ -37,16 +38,16 @@ func (e *Engine) heardTooBig(m tooBig) {
 		e.drops.Add(RxICMPNotBelieved, 1)
 		return
 	}
-	kind, payload, err := e.codec.Decode(m.quote)
+	kind, payload, err := e.codecFor(p).DecodeSent(m.quote, p.Dest)
 	if kind == encap.Control {
 		return // a probe of a size, whose sender finds out by itself
 	}
-	if err != nil || !fixedComplete(payload) || !e.mayHaveSent(t, p, payload) || innerLen(payload)+e.overhead(m.to.Addr()) <= m.mtu {
+	if err != nil || !fixedComplete(payload) || !e.mayHaveSent(t, p, payload) || innerLen(payload)+e.overhead(p) <= m.mtu {
 		e.drops.Add(RxICMPNotBelieved, 1)
 		return
 	}
 	e.drops.Add(TxSocketTooBig, 1)
-	e.tooBig(p.ID, m.to, max(0, m.mtu-e.overhead(m.to.Addr())))
+	e.tooBig(p.ID, m.to, max(0, m.mtu-e.overhead(p)))
 }
 
 // sizeRefused takes note that the kernel has refused to send a datagram to p for

@@ -37,8 +37,9 @@ type txLoop struct {
 	bufs    [][]byte
 	headers []byte // of the encap, for each datagram of a batch
 	cut     tunnel.Segmenter
-	queues  [sockCount]*sendQueue
-	cache   routeCache
+	// queues are by address family, several for many outer source ports.
+	queues [sockCount][]*sendQueue
+	cache  routeCache
 }
 
 func newTxLoop(e *Engine, q *queue) *txLoop {
@@ -49,14 +50,14 @@ func newTxLoop(e *Engine, q *queue) *txLoop {
 		e:       e,
 		pkts:    make([]tunnel.Packet, n),
 		bufs:    make([][]byte, n),
-		headers: make([]byte, 0, n*e.codec.HeaderLen()),
+		headers: make([]byte, 0, n*firstHeaders),
 	}
 	for i := range l.bufs {
 		l.bufs[i] = make([]byte, f.MaxPacket)
 	}
-	for i, s := range q.tx {
-		if s.conn != nil {
-			l.queues[i] = newSendQueue(s.conn, &e.drops, n, s.off.gso, e.sizeRefused)
+	for i, list := range q.tx {
+		for _, s := range list {
+			l.queues[i] = append(l.queues[i], newSendQueue(s.conn, &e.drops, n, s.off.gso, e.sizeRefused))
 		}
 	}
 	return l
@@ -87,15 +88,22 @@ func (l *txLoop) run() error {
 		for i := range l.pkts[:n] {
 			l.take(t, i)
 		}
-		for _, q := range l.queues {
-			if q == nil {
-				continue
-			}
+		if err := l.flush(); err != nil {
+			return err
+		}
+	}
+}
+
+// flush sends what the batch has queued.
+func (l *txLoop) flush() error {
+	for _, list := range l.queues {
+		for _, q := range list {
 			if err := q.flush(); err != nil {
 				return fmt.Errorf("%w: send: %w", ErrSocket, err)
 			}
 		}
 	}
+	return nil
 }
 
 // begin forgets the batch before.
@@ -124,7 +132,7 @@ func (l *txLoop) take(t *Table, i int) {
 	if src.Is6() {
 		kind = encap.IPv6
 	}
-	q := l.queues[sockFor(p.Endpoint.Addr())]
+	q := l.queueFor(p, pkt.Data)
 	if pkt.Offload.GSO == tunnel.GSONone {
 		q.add(p, l.header(kind, p), pkt.Data, nil)
 		return
@@ -139,16 +147,34 @@ func (l *txLoop) take(t *Table, i int) {
 	}
 }
 
+// queueFor chooses by which socket a packet goes: all of a flow by one, so that they
+// stay in order.
+func (l *txLoop) queueFor(p *Peer, pkt []byte) *sendQueue {
+	list := l.queues[sockFor(p.Endpoint.Addr())]
+	if len(list) == 1 {
+		return list[0]
+	}
+	return list[flowHash(l.e.seed, pkt)%uint64(len(list))]
+}
+
+// firstHeaders is how many bytes of encap headers per packet there is room for at
+// first.
+const firstHeaders = 32
+
 // header makes the encap's header for one datagram to p, in memory of the batch.
 func (l *txLoop) header(kind encap.Kind, p *Peer) []byte {
-	n, hl := len(l.headers), l.e.codec.HeaderLen()
+	codec := l.e.codecFor(p)
+	n, hl := len(l.headers), codec.HeaderLen()
+	if hl == 0 {
+		return nil
+	}
 	if cap(l.headers) < n+hl { // those made before keep the old memory alive
 		l.headers = make([]byte, 0, 2*cap(l.headers)+64*hl)
 		n = 0
 	}
 	l.headers = l.headers[:n+hl]
 	h := l.headers[n : n+hl : n+hl]
-	l.e.codec.PutHeader(h, kind, p.Dest)
+	codec.PutHeader(h, kind, p.Dest)
 	return h
 }
 
@@ -176,7 +202,7 @@ func (l *txLoop) decide(t *Table, pkt *tunnel.Packet) (p *Peer, src netip.Addr, 
 	if !p.Usable || !p.Endpoint.IsValid() {
 		return nil, src, TxPeerDown
 	}
-	if l.queues[sockFor(p.Endpoint.Addr())] == nil {
+	if len(l.queues[sockFor(p.Endpoint.Addr())]) == 0 {
 		return nil, src, TxNoSocket
 	}
 	longest := tunnel.Longest(pkt)

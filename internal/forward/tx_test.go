@@ -123,10 +123,8 @@ func TestTxBatch(t *testing.T) {
 	c := innerFrom("fd96:0:0:1::9", "fd96:0:0:2::1", 81)
 	d := innerFrom("100.96.1.9", "100.96.4.1", 61)
 	l.batch(tunnel.Packet{Data: a}, tunnel.Packet{Data: b}, tunnel.Packet{Data: c[:80]}, tunnel.Packet{Data: c}, tunnel.Packet{Data: d})
-	for _, q := range l.queues {
-		if err := q.flush(); err != nil {
-			t.Fatal(err)
-		}
+	if err := l.flush(); err != nil {
+		t.Fatal(err)
 	}
 	header := func(k encap.Kind, n byte) []byte { return []byte{0xee, byte(k), 2, 0, 0, 0, 0, n} }
 	want4 := []sentDatagram{
@@ -197,7 +195,7 @@ func TestSendErrors(t *testing.T) {
 					want = append(want, i)
 				}
 			}
-			if err := l.queues[sock4].flush(); err != nil {
+			if err := l.queues[sock4][0].flush(); err != nil {
 				t.Fatal(err)
 			}
 			var got []int
@@ -218,7 +216,7 @@ func TestSendErrors(t *testing.T) {
 			// The queue is empty and works again.
 			c.script, c.sent = nil, nil
 			l.batchOne(0, innerFrom("100.96.1.9", "100.96.2.1", 30))
-			if err := l.queues[sock4].flush(); err != nil || len(c.sent) != 1 {
+			if err := l.queues[sock4][0].flush(); err != nil || len(c.sent) != 1 {
 				t.Errorf("next batch: %v, %d sent", err, len(c.sent))
 			}
 		})
@@ -229,7 +227,7 @@ func TestSendErrors(t *testing.T) {
 		for i := range 3 {
 			l.batchOne(i, innerFrom("100.96.1.9", "100.96.2.1", 30))
 		}
-		if err := l.queues[sock4].flush(); !errors.Is(err, net.ErrClosed) {
+		if err := l.queues[sock4][0].flush(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("flush on a closed socket: %v", err)
 		}
 	})
