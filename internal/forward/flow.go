@@ -3,8 +3,14 @@ package forward
 import (
 	"encoding/binary"
 	"hash/maphash"
+)
 
-	"github.com/google/gopacket/layers"
+// The protocols that have ports (linux/include/uapi/linux/in.h).
+const (
+	protoTCP     = 6
+	protoUDP     = 17
+	protoSCTP    = 132
+	protoUDPLite = 136
 )
 
 // flowHash is the same for all packets of an inner flow, whose header parseInner
@@ -15,18 +21,18 @@ import (
 func flowHash(seed maphash.Seed, p []byte) uint64 {
 	var key [16 + 16 + 4 + 1]byte
 	n, rest := 0, []byte(nil)
-	var proto layers.IPProtocol
+	var proto uint8
 	if p[0]>>4 == 4 {
 		n = copy(key[:], p[12:20])
 		if binary.BigEndian.Uint16(p[6:8])&0x3fff == 0 { // neither more fragments nor an offset
-			proto, rest = layers.IPProtocol(p[9]), p[int(p[0]&0x0f)*4:]
+			proto, rest = p[9], p[int(p[0]&0x0f)*4:]
 		}
 	} else {
 		n = copy(key[:], p[8:40])
-		proto, rest = layers.IPProtocol(p[6]), p[ipv6HeaderLen:]
+		proto, rest = p[6], p[ipv6HeaderLen:]
 	}
 	switch proto {
-	case layers.IPProtocolTCP, layers.IPProtocolUDP, layers.IPProtocolSCTP, layers.IPProtocolUDPLite:
+	case protoTCP, protoUDP, protoSCTP, protoUDPLite:
 		if len(rest) >= 4 {
 			n += copy(key[n:], rest[:4])
 		}
@@ -36,6 +42,6 @@ func flowHash(seed maphash.Seed, p []byte) uint64 {
 			n += 3
 		}
 	}
-	key[n] = byte(proto)
+	key[n] = proto
 	return maphash.Bytes(seed, key[:n+1])
 }
