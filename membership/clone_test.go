@@ -137,6 +137,28 @@ func TestCloneOfTheSameSecond(t *testing.T) {
 	})
 }
 
+// TestTwinThatNeverAnswers: of a node with our name memberlist says once that it is
+// there, and never that it is gone.
+func TestTwinThatNeverAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, lan)
+		defer c.stopAll()
+		n := c.add(nil)
+		c.start(n)
+		n.inbox.put(conflict{addr: clusterAddr(99)})
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if len(n.twins) != 1 || n.ended() {
+			t.Fatalf("%d twins, ended: %v", len(n.twins), n.ended())
+		}
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if len(n.twins) != 0 || n.ended() {
+			t.Errorf("%d twins, ended: %v", len(n.twins), n.ended())
+		}
+	})
+}
+
 // TestMovedHostIsNoClone: a host comes back at another address while gossip still
 // takes its past for alive.
 func TestMovedHostIsNoClone(t *testing.T) {
