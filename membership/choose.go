@@ -2,6 +2,7 @@ package membership
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gaissmai/bart"
@@ -21,6 +22,9 @@ func (l *leaser) pick(s *slot, now time.Time) (netip.Prefix, bool) {
 				break
 			}
 		}
+	}
+	for _, p := range l.reserved {
+		taken.Insert(p, 0)
 	}
 	if p, ok := l.pickFree(s, &taken); ok {
 		return p, true
@@ -56,7 +60,7 @@ func (l *leaser) pickSilent(s *slot, now time.Time) (best netip.Prefix, ok bool)
 		p := g.prefix
 		c := &g.claims[0]
 		if !c.Accepted || c.Static || c.State != Held || c.Owner == l.id || !l.silent(c.Claim, now) || l.live != nil && l.live(c.Owner) ||
-			p.Bits() != s.space.length || !s.space.network.Contains(p.Addr()) || s.refused[p] ||
+			p.Bits() != s.space.length || slices.ContainsFunc(l.reserved, p.Overlaps) || !s.space.network.Contains(p.Addr()) || s.refused[p] ||
 			len(l.store.byOwner[l.id]) >= maxRecordsPerOwner && l.store.claims[Key{p, l.id}].Version == 0 {
 			continue
 		}

@@ -32,6 +32,9 @@ type Config struct {
 	// Static are subnets that this node claims instead of leased ones, at most
 	// one per network.
 	Static []netip.Prefix
+	// Reserved are prefixes that somebody has who does not gossip: this node claims
+	// nothing there.
+	Reserved []netip.Prefix
 
 	// Gossip is the address and port that gossip listens on and advertises.
 	Gossip netip.AddrPort
@@ -42,10 +45,11 @@ type Config struct {
 	// Keys encrypt gossip; the first is used to send. 16, 24 or 32 bytes each.
 	Keys [][]byte
 
-	// Addrs, Ports, Caps and MTU are told to others as in Peer.
+	// Addrs, Ports, Caps, VNI and MTU are told to others as in Peer.
 	Addrs []netip.Addr
 	Ports Ports
 	Caps  Capability
+	VNI   uint32
 	MTU   int
 
 	// Spread is how long a record is given to reach every node before a claim

@@ -33,6 +33,8 @@ type leaser struct {
 	skew time.Duration
 	// live reports whether a node is known to live now; nil: none is.
 	live func(NodeID) bool
+	// reserved is never chosen from.
+	reserved []netip.Prefix
 	// twins reports whether another life of this node seems to live now: its past,
 	// or a clone. nil: none does.
 	twins func() bool

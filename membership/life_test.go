@@ -284,6 +284,14 @@ func TestLifeSilentSubnets(t *testing.T) {
 			return []Claim{d.of(first, 2, long), d.of(second, 3, short),
 				{Key: Key{first, testID(4)}, Version: 1, State: Tentative, Gen: 2, Expiry: seconds(now) + 100}}
 		}, 0, netip.Prefix{}, 0},
+		{"reserved ones are nobody's to lease", func(d *driven) []Claim {
+			d.reserved = []netip.Prefix{netip.PrefixFrom(second.Addr(), 25)}
+			return []Claim{d.of(first, 2, long)}
+		}, 0, first, 2},
+		{"nor to take over", func(d *driven) []Claim {
+			d.reserved = []netip.Prefix{first}
+			return []Claim{d.of(first, 2, long), d.of(second, 3, long)}
+		}, 0, second, 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := drive(t, testID(1), s, nil)

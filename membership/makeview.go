@@ -86,7 +86,7 @@ func (m *Member) makePeer(id NodeID) *Peer {
 	return &Peer{
 		ID: id, Boot: p.boot, Name: p.meta.name, State: p.state, Since: p.since,
 		Addrs: p.meta.addrs, Ports: p.meta.ports, VTEPMAC: p.meta.mac,
-		Caps: p.meta.caps, MTU: int(p.meta.mtu), Subnets: subnets,
+		Caps: p.meta.caps, VNI: p.meta.vni, MTU: int(p.meta.mtu), Subnets: subnets,
 	}
 }
 

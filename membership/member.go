@@ -231,7 +231,7 @@ func (m *Member) Start() error {
 	m.leaser = newLeaser(m.id, m.cfg.Settings, m.cfg.Static, m.store, m.cfg.Spread, m.resumed, now)
 	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, beside: len(m.cfg.Seeds) == 0 && len(m.remembered) > 0, started: now}
 	m.begun = now
-	m.leaser.live = m.isAlive
+	m.leaser.live, m.leaser.reserved = m.isAlive, m.cfg.Reserved
 	m.leaser.spreading = func(k Key) bool { return m.queue.fresh(broadcastKey{kind: kindClaim, claim: k}) }
 	m.leaser.twins = func() bool { return len(m.twins) > 0 }
 	m.findSelf()

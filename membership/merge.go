@@ -248,7 +248,7 @@ type metaDone struct{}
 func (m *Member) setMeta() (changed bool) {
 	mt := meta{
 		holder: m.holder, listed: m.listed, caps: m.cfg.Caps, ports: m.cfg.Ports,
-		mtu: uint16(m.cfg.MTU), mac: VTEPMAC(m.id), addrs: m.cfg.Addrs, name: m.cfg.Name,
+		mtu: uint16(m.cfg.MTU), mac: VTEPMAC(m.id), addrs: m.cfg.Addrs, name: m.cfg.Name, vni: m.cfg.VNI,
 	}
 	b := mt.append(nil)
 	if old := m.meta.Load(); old != nil && bytes.Equal(*old, b) {

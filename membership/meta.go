@@ -33,8 +33,9 @@ const (
 //	12  VTEP MAC, 6 bytes
 //	18  IPv4 endpoint (4 bytes, if flagged), IPv6 endpoint (16 bytes, if flagged)
 //	    name: length (1 byte), UTF-8
+//	    VNI, 3 bytes; may be left out
 //
-// Bytes behind the name belong to newer versions and are ignored.
+// Bytes behind that belong to newer versions and are ignored.
 type meta struct {
 	holder, listed bool
 	caps           Capability
@@ -43,6 +44,7 @@ type meta struct {
 	mac            [6]byte
 	addrs          []netip.Addr
 	name           string
+	vni            uint32 // 0: not told
 }
 
 const (
@@ -80,7 +82,11 @@ func (m meta) append(b []byte) []byte {
 		b = append(b, a.AsSlice()...)
 	}
 	b = append(b, byte(len(m.name)))
-	return append(b, m.name...)
+	b = append(b, m.name...)
+	if m.vni == 0 {
+		return b
+	}
+	return append(b, byte(m.vni>>16), byte(m.vni>>8), byte(m.vni))
 }
 
 // decodeMeta reads another node's meta. What it returns has been checked,
@@ -117,7 +123,10 @@ func decodeMeta(b []byte) (m meta, err error) {
 	if len(rest) < 1 || len(rest) < 1+int(rest[0]) {
 		return meta{}, errMeta
 	}
-	m.name = string(rest[1 : 1+int(rest[0])])
+	m.name, rest = string(rest[1:1+int(rest[0])]), rest[1+int(rest[0]):]
+	if len(rest) >= 3 {
+		m.vni = uint32(rest[0])<<16 | uint32(rest[1])<<8 | uint32(rest[2])
+	}
 	if CheckName(m.name) != nil || m.ports.UDP == 0 || m.mac[0]&1 != 0 {
 		return meta{}, errMeta
 	}

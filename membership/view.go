@@ -70,6 +70,8 @@ type Peer struct {
 	Ports   Ports
 	VTEPMAC [6]byte
 	Caps    Capability
+	// VNI is the VXLAN network that it is in, 0 if it does not say.
+	VNI uint32
 	// MTU is the inner MTU that the peer accepts, per family of its underlay.
 	MTU int
 	// Subnets are what the peer owns by the records known here, IPv4 first.
