@@ -16,6 +16,7 @@ import (
 	"github.com/overlayd/overlayd/internal/control"
 	"github.com/overlayd/overlayd/internal/forward"
 	"github.com/overlayd/overlayd/internal/kernel"
+	"github.com/overlayd/overlayd/internal/neighbor"
 	"github.com/overlayd/overlayd/internal/probe"
 	"github.com/overlayd/overlayd/membership"
 	"github.com/overlayd/overlayd/tunnel"
@@ -163,16 +164,32 @@ func interfaceAddrs(iface *net.Interface) (out []netip.Prefix) {
 }
 
 func (n *Node) openMember() (err error) {
+	caps := membership.CapUDP
+	if n.cfg.Encap == "vxlan" {
+		caps = membership.CapVXLAN
+	}
 	n.parts.member, err = membership.New(membership.Config{
 		StateDir: n.cfg.StateDir, Name: n.cfg.Name, Settings: n.cfg.settings, Static: n.cfg.Subnets,
-		Gossip: netip.AddrPortFrom(n.parts.endpoints[0], n.cfg.GossipPort),
-		Seeds:  n.cfg.seeds, Cluster: n.cfg.Cluster, Keys: n.cfg.Keys,
+		Gossip:   netip.AddrPortFrom(n.parts.endpoints[0], n.cfg.GossipPort),
+		Reserved: n.cfg.reserved(),
+		Seeds:    n.cfg.seeds, Cluster: n.cfg.Cluster, Keys: n.cfg.Keys,
 		Addrs: n.parts.endpoints,
 		Ports: membership.Ports{UDP: n.cfg.UDPPort, VXLAN: n.cfg.VXLANPort, KernelVXLAN: n.cfg.KernelVXLANPort},
-		Caps:  membership.CapUDP, MTU: int(n.parts.mtu),
+		Caps:  caps, VNI: n.cfg.VNI, MTU: int(n.parts.mtu),
 		OnEvent: n.memberEvent, Logger: n.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for _, own := range n.parts.member.Resumed() {
+		for i := range n.cfg.StaticPeers {
+			p := &n.cfg.StaticPeers[i]
+			if slices.ContainsFunc(p.Subnets, own.Overlaps) {
+				return fmt.Errorf("static peer %s has %v, which overlaps this node's lease %v: \"overlayd leave\" without the static peer gives it back, or give the peer another subnet", p.Name, p.Subnets, own)
+			}
+		}
+	}
+	return nil
 }
 
 // memberEvent passes on what gossip says of our leases.
@@ -266,15 +283,23 @@ func (n *Node) startForwarding() error {
 	if err != nil {
 		return fmt.Errorf("keys: %w", err)
 	}
-	var engine *forward.Engine
+	n.parts.framings.Store(new(framings))
 	n.parts.prober = probe.New(probe.Config{
-		Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Auth: auth,
-		Send: func(b []byte, to netip.AddrPort) error { return engine.SendControl(b, to) },
+		Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Auth: auth, Send: n.sendControl,
 	})
-	sizes := newSizeHints(n.codec().HeaderLen(), n.linkMTU, n.parts.prober.Hint)
-	engine, err = forward.New(forward.Config{
-		Device: n.parts.device, Codec: n.codec(), Conns: n.parts.conns, More: n.parts.more,
-		Control: n.parts.prober.Handle, TooBig: sizes.heard, MTU: int(n.parts.mtu), NoOffload: n.cfg.Offload == "off", Logger: n.log,
+	codec := n.codec()
+	n.parts.statics.changed = make(chan struct{}, 1)
+	n.parts.neighbors = neighbor.New(neighbor.Config{
+		MAC: membership.VTEPMAC(n.parts.member.ID()),
+		Send: func(k encap.Kind, to [6]byte, b []byte, at netip.AddrPort) error {
+			return n.parts.engine.SendFrame(codec, k, encap.Dest{MAC: to}, b, at)
+		},
+	})
+	sizes := newSizeHints(n.headerLen, n.linkMTU, n.sizeHint)
+	engine, err := forward.New(forward.Config{
+		Device: n.parts.device, Codec: codec, Conns: n.parts.conns, Tx: n.parts.sending, More: n.parts.more,
+		Control: n.parts.prober.Handle, Neighbor: n.parts.neighbors.Handle, TooBig: sizes.heard,
+		MTU: int(n.parts.mtu), NoOffload: n.cfg.Offload == "off", Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -288,6 +313,7 @@ func (n *Node) startForwarding() error {
 		}
 	})
 	n.parts.carrying.Go(func() { n.parts.prober.Run(running) })
+	n.parts.carrying.Go(func() { n.parts.neighbors.Run(running) })
 	n.parts.carrying.Go(func() { sizes.run(running) })
 	n.parts.conducting.Go(n.conduct)
 	return nil
@@ -355,7 +381,7 @@ func (n *Node) dismantle() {
 				fail("device", err)
 			}
 		}
-		for _, c := range p.conns {
+		for _, c := range slices.Concat(p.conns, p.sending) {
 			c.Close()
 		}
 		for _, q := range p.more {

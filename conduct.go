@@ -69,6 +69,14 @@ func (n *Node) conduct() {
 			if !c.update() {
 				return
 			}
+		case <-n.parts.neighbors.Changed():
+			if !c.update() {
+				return
+			}
+		case <-n.parts.statics.changed:
+			if !c.update() {
+				return
+			}
 		case <-diagnose.C:
 			c.repair()
 			n.diagnose()
@@ -113,17 +121,27 @@ type conductor struct {
 func (c *conductor) update() bool {
 	n := c.n
 	view := n.parts.member.View()
+	c.setFramings(view)
 	n.parts.prober.SetPeers(c.probed(view))
 	fresh, err := c.setHeld(view.Held)
 	if err != nil {
 		n.finish(err)
 		return false
 	}
+	n.parts.neighbors.Set(nodeAddrs(c.held), n.cfg.neighbors())
 	old := n.mesh.Load()
 	next := &mesh{view: view, held: c.held}
 	now := time.Now()
 	for _, p := range view.Peers {
 		next.peers = append(next.peers, c.judge(p, old.peer(p.ID), now))
+	}
+	for i := range n.cfg.StaticPeers {
+		p := &n.cfg.StaticPeers[i]
+		next.peers = append(next.peers, c.judgeStatic(p, old.peer(p.id()), now))
+	}
+	slices.SortFunc(next.peers, func(a, b *meshPeer) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	for _, text := range n.notes.setContested(contested(view, n.cfg.StaticPeers)) {
+		n.events.publish(Event{Kind: EventWarning, Reason: text})
 	}
 	table := forward.TableConfig{
 		Networks: n.cfg.Networks, Own: c.held,
@@ -173,96 +191,6 @@ func (m *mesh) peer(id membership.NodeID) *meshPeer {
 	return m.peers[i]
 }
 
-// endpoint chooses where data for a peer is sent: the first family that both
-// sides have.
-func (c *conductor) endpoint(p *membership.Peer) netip.AddrPort {
-	for _, own := range c.n.parts.endpoints {
-		for _, a := range p.Addrs {
-			if a.Is4() == own.Is4() {
-				return netip.AddrPortFrom(a, p.Ports.UDP)
-			}
-		}
-	}
-	return netip.AddrPort{}
-}
-
-func (c *conductor) mtu(p *membership.Peer) int {
-	if p.MTU > 0 {
-		return min(p.MTU, int(c.n.parts.mtu))
-	}
-	return int(c.n.parts.mtu)
-}
-
-// foreign leaves out what this node still holds. After a partition a peer may
-// own a subnet that this node has not given up yet; packets for it stay here
-// until it has.
-func (c *conductor) foreign(subnets []netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool { return slices.Contains(c.held, p) })
-}
-
-// probed is everybody who may answer: also those that gossip has given up,
-// since the data path has its own opinion.
-func (c *conductor) probed(v *membership.View) []probe.Peer {
-	var out []probe.Peer
-	for _, p := range v.Peers {
-		if e := c.endpoint(p); e.IsValid() && p.State != membership.StateLeft {
-			out = append(out, probe.Peer{ID: p.ID, Boot: p.Boot, Endpoint: e, Addrs: p.Addrs, FullSize: c.mtu(p), MinSize: minInner4})
-		}
-	}
-	return out
-}
-
-// judge decides how packets reach a peer.
-func (c *conductor) judge(p *membership.Peer, old *meshPeer, now time.Time) *meshPeer {
-	counters := c.counters[p.ID]
-	if counters == nil {
-		counters = new(forward.PeerCounters)
-		c.counters[p.ID] = counters
-	}
-	m := &meshPeer{Peer: p, state: p.State, path: PathNone, since: now}
-	m.fwd = &forward.Peer{
-		ID: p.ID, Name: p.Name, Prefixes: c.foreign(p.Subnets), Endpoint: c.endpoint(p), Sources: p.Addrs,
-		MTU: c.mtu(p), Counters: counters,
-	}
-	reach, _ := c.n.parts.prober.State(p.ID)
-	if reach.SmallOnly {
-		m.fwd.MTU = min(m.fwd.MTU, reach.MTU)
-	}
-	switch {
-	case p.State == membership.StateLeft:
-		m.reason = "said good-bye"
-	case len(p.Addrs) == 0:
-		m.reason = "known only by its claim: no node with this identity has been met since the start"
-	case !m.fwd.Endpoint.IsValid():
-		m.reason = fmt.Sprintf("no common address family: it has %v, this node %v", p.Addrs, c.n.parts.endpoints)
-	case reach.Reach == probe.Up:
-		m.path, m.reason = PathUserspaceUDP, reach.Reason
-		if p.State == membership.StateDead {
-			// Gossip lost it, data reaches it: it is not dead.
-			m.state = membership.StateSuspect
-			m.reason += "; gossip does not reach it"
-		}
-	case p.State == membership.StateDead:
-		m.reason = "given up by gossip; " + reach.Reason
-	case reach.Usable():
-		m.path, m.reason = PathUserspaceUDP, reach.Reason
-	default:
-		m.reason = reach.Reason
-	}
-	m.fwd.Usable = m.path != PathNone
-	m.proof = reach.LastProof
-	if old != nil {
-		m.up = old.up
-		if m.proof.IsZero() {
-			m.proof = old.proof
-		}
-		if old.path == m.path {
-			m.since = old.since
-		}
-	}
-	return m
-}
-
 // announce publishes which peers came and went on the data path.
 func (c *conductor) announce(old, next *mesh) {
 	tell := func(kind EventKind, p *meshPeer, reason string) {
@@ -271,7 +199,7 @@ func (c *conductor) announce(old, next *mesh) {
 	for _, p := range next.peers {
 		reach, _ := c.n.parts.prober.State(p.ID)
 		switch {
-		case !p.up && p.path != PathNone && reach.Reach == probe.Up:
+		case !p.up && p.path != PathNone && (p.state == membership.StateStatic || reach.Reach == probe.Up):
 			p.up = true
 			tell(EventPeerUp, p, p.reason)
 		case p.up && p.path == PathNone:

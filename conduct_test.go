@@ -81,9 +81,9 @@ func TestEndpointOfEachFamily(t *testing.T) {
 		{four + " " + six, four, four}, {four + " " + six, six, six}, {four + " " + six, four + " " + six, four},
 		{six, four + " " + six, six}, {four, four + " " + six, four}, {four, "", ""},
 	} {
-		c := &conductor{n: &Node{}}
+		c := &conductor{n: &Node{cfg: &resolved{}}}
 		c.n.parts.endpoints = addrs(strings.Fields(tt.own)...)
-		got := c.endpoint(&membership.Peer{Addrs: addrs(strings.Fields(tt.theirs)...), Ports: membership.Ports{UDP: 8285}})
+		got := c.wayTo(&membership.Peer{Addrs: addrs(strings.Fields(tt.theirs)...), Ports: membership.Ports{UDP: 8285}, Caps: membership.CapUDP}).endpoint
 		want := netip.AddrPort{}
 		if tt.want != "" {
 			want = netip.AddrPortFrom(netip.MustParseAddr(tt.want), 8285)

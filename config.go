@@ -56,6 +56,11 @@ type Config struct {
 	Encap string
 	// VNI is the VXLAN network identifier, 1 to 2^24-1. Zero: 1.
 	VNI uint32
+	// VXLANReserved is "strict" (the default): VXLAN frames with reserved bits set are
+	// dropped, as Linux does; or "rfc": the bits are ignored, as RFC 7348 demands.
+	VXLANReserved string
+	// StaticPeers are peers that do not gossip.
+	StaticPeers []StaticPeer
 	// FastPath is which kernel paths are allowed: "auto" (the default), "off",
 	// "kernel-vxlan" or "direct".
 	FastPath string

@@ -11,10 +11,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/overlayd/overlayd/encap"
 	"github.com/overlayd/overlayd/internal/control"
 	"github.com/overlayd/overlayd/internal/forward"
 	"github.com/overlayd/overlayd/internal/kernel"
+	"github.com/overlayd/overlayd/internal/neighbor"
 	"github.com/overlayd/overlayd/internal/probe"
 	"github.com/overlayd/overlayd/membership"
 	"github.com/overlayd/overlayd/tunnel"
@@ -72,11 +72,18 @@ type parts struct {
 	mtu       innerMTU
 	member    *membership.Member
 	conns     []*net.UDPConn
+	sending   []*net.UDPConn // what the first queue sends by, if not by conns
 	more      []forward.QueueConns
 	device    tunnel.Device
 	engine    *forward.Engine
 	prober    *probe.Prober
-	server    *control.Server
+	neighbors *neighbor.Resolver // of the vxlan encap
+	// framings tells how peers are sent frames, by all their endpoints; the
+	// conductor's.
+	framings atomic.Pointer[framings]
+	// statics is what is known of the way to static peers.
+	statics staticMTUs
+	server  *control.Server
 
 	// The goroutines of a running node: the conductor, which ends with quit,
 	// and those that carry packets and probes, which end with halt, so that
@@ -223,6 +230,3 @@ func (n *Node) Leave(ctx context.Context) error {
 // ends and when the node has stopped. A reader that is slower than events come
 // misses the oldest ones; Event.Missed tells how many.
 func (n *Node) Events(ctx context.Context) <-chan Event { return n.events.subscribe(ctx) }
-
-// codec is the framing that this node uses.
-func (n *Node) codec() encap.Codec { return encap.UDP{} }

@@ -11,18 +11,19 @@ import (
 type notes struct {
 	conflicts []string // found at start; not changed afterwards
 
-	mu       sync.Mutex
-	findings []string
-	gossip   []string // why this node is not part of its cluster, while it is not
-	joined   bool
-	repair   string // why our own addresses and routes cannot be put back, empty if they stand
+	mu        sync.Mutex
+	findings  []string
+	gossip    []string // why this node is not part of its cluster, while it is not
+	joined    bool
+	contested []string // subnets of static peers that nodes have leased
+	repair    string   // why our own addresses and routes cannot be put back, empty if they stand
 }
 
 // all returns everything that stands now, for the status.
 func (w *notes) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := append(append(slices.Clone(w.conflicts), w.findings...), w.gossip...)
+	all := slices.Concat(w.conflicts, w.findings, w.contested, w.gossip)
 	if w.repair != "" {
 		all = append(all, w.repair)
 	}
@@ -50,6 +51,20 @@ func (w *notes) setJoined(joined bool) {
 		w.gossip = nil
 	}
 	w.joined = joined
+}
+
+// setContested takes note of who claims what static peers have, and returns what is
+// new.
+func (w *notes) setContested(texts []string) (fresh []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range texts {
+		if !slices.Contains(w.contested, t) {
+			fresh = append(fresh, t)
+		}
+	}
+	w.contested = texts
+	return fresh
 }
 
 // setRepair takes note of how putting our own state back went.

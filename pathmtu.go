@@ -11,10 +11,10 @@ import (
 // probe it, off the packet path. They take less for granted at once, and look soon
 // whether more passes all the same.
 type sizeHints struct {
-	encap int // bytes of the encap's header
-	link  func(to netip.Addr) (underlayMTU, error)
-	pass  func(peer [16]byte, inner int)
-	queue chan sizeHint
+	header func(to netip.AddrPort) int // bytes of the encap's header
+	link   func(to netip.Addr) (underlayMTU, error)
+	pass   func(peer [16]byte, inner int)
+	queue  chan sizeHint
 }
 
 type sizeHint struct {
@@ -26,8 +26,8 @@ type sizeHint struct {
 // sizeHintsPause is the least time between two hints that are looked at.
 const sizeHintsPause = 10 * time.Millisecond
 
-func newSizeHints(encap int, link func(netip.Addr) (underlayMTU, error), pass func([16]byte, int)) *sizeHints {
-	return &sizeHints{encap: encap, link: link, pass: pass, queue: make(chan sizeHint, 16)}
+func newSizeHints(header func(netip.AddrPort) int, link func(netip.Addr) (underlayMTU, error), pass func([16]byte, int)) *sizeHints {
+	return &sizeHints{header: header, link: link, pass: pass, queue: make(chan sizeHint, 16)}
 }
 
 // heard takes a hint from the packet path. Those for which there is no room come
@@ -51,7 +51,7 @@ func (s *sizeHints) run(ctx context.Context) {
 				if err != nil {
 					break // the probes will find out
 				}
-				h.inner = int(outer.inner(overheadTo(h.endpoint.Addr()) + s.encap))
+				h.inner = int(outer.inner(overheadTo(h.endpoint.Addr()) + s.header(h.endpoint)))
 			}
 			s.pass(h.peer, h.inner)
 		}
@@ -82,4 +82,20 @@ func (n *Node) linkMTU(to netip.Addr) (underlayMTU, error) {
 		}
 	}
 	return 0, fmt.Errorf("no endpoint of the family of %v", to)
+}
+
+// headerLen is the length of the encap's header towards an endpoint.
+func (n *Node) headerLen(to netip.AddrPort) int {
+	if f, ok := (*n.parts.framings.Load())[to]; ok {
+		return f.codec.HeaderLen()
+	}
+	return n.codec().HeaderLen()
+}
+
+// sizeHint takes note that inner packets of more than size bytes are said not to
+// reach a peer.
+func (n *Node) sizeHint(peer [16]byte, size int) {
+	if !n.parts.statics.heardOf(peer, size, n.cfg.StaticPeers, time.Now()) {
+		n.parts.prober.Hint(peer, size)
+	}
 }

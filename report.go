@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/internal/neighbor"
 	"github.com/overlayd/overlayd/internal/probe"
 	"github.com/overlayd/overlayd/membership"
 	"github.com/overlayd/overlayd/tunnel"
@@ -49,7 +50,7 @@ func (n *Node) nodeStatus() NodeStatus {
 	mac := membership.VTEPMAC(id)
 	s.ID, s.VTEPMAC, s.MTU = id.String(), net.HardwareAddr(mac[:]).String(), int(n.parts.mtu)
 	for _, a := range n.parts.endpoints {
-		s.Endpoints = append(s.Endpoints, netip.AddrPortFrom(a, n.cfg.UDPPort).String())
+		s.Endpoints = append(s.Endpoints, netip.AddrPortFrom(a, n.cfg.dataPort()).String())
 	}
 	s.Subnets = append(s.Subnets, n.mesh.Load().held...)
 	s.Warnings = append(s.Warnings, n.notes.all()...)
@@ -73,11 +74,17 @@ func (n *Node) peerStatus() []PeerStatus {
 			s.Endpoint = p.fwd.Endpoint.String()
 		}
 		proof := p.proof
-		if reach, ok := n.parts.prober.State(p.ID); ok {
-			s.RTTUS = reach.RTT.Microseconds()
-			if reach.LastProof.After(proof) {
-				proof = reach.LastProof
-			}
+		var rtt time.Duration
+		var last time.Time
+		if p.state == membership.StateStatic {
+			vtep := n.parts.neighbors.State(p.ID)
+			rtt, last = vtep.RTT, vtep.LastProof
+		} else if reach, ok := n.parts.prober.State(p.ID); ok {
+			rtt, last = reach.RTT, reach.LastProof
+		}
+		s.RTTUS = rtt.Microseconds()
+		if last.After(proof) {
+			proof = last
 		}
 		if !proof.IsZero() {
 			age := max(now.Sub(proof).Milliseconds(), 0)
@@ -93,12 +100,13 @@ func (n *Node) peerStatus() []PeerStatus {
 
 func (n *Node) drops() map[string]uint64 {
 	// Of a node that does not run, every reason at 0.
-	forwarder, prober, member, device := new(forward.Drops), new(probe.Prober), new(membership.Member), tunnel.Device(nil)
+	forwarder, prober, neighbors, member, device := new(forward.Drops), new(probe.Prober), new(neighbor.Resolver), new(membership.Member), tunnel.Device(nil)
 	if n.running() {
-		forwarder, prober, member, device = n.parts.engine.Drops(), n.parts.prober, n.parts.member, n.parts.device
+		forwarder, prober, neighbors, member, device = n.parts.engine.Drops(), n.parts.prober, n.parts.neighbors, n.parts.member, n.parts.device
 	}
 	out := forwarder.Snapshot()
 	maps.Copy(out, prober.Drops())
+	maps.Copy(out, neighbors.Drops())
 	maps.Copy(out, member.Refused())
 	maps.Copy(out, deviceDrops(device))
 	if k := n.parts.kernel; n.running() && k != nil {
@@ -131,7 +139,7 @@ func (n *Node) Routes() Routes {
 		r.Routes = append(r.Routes, n.ownRoute(p))
 	}
 	for _, p := range m.peers {
-		for _, s := range p.Subnets {
+		for _, s := range p.fwd.Prefixes {
 			r.Routes = append(r.Routes, p.route(s))
 		}
 	}
@@ -196,8 +204,18 @@ func (n *Node) Ping(ctx context.Context, target string) (PingResult, error) {
 	if p.state == membership.StateLeft || !p.fwd.Endpoint.IsValid() {
 		return res, fmt.Errorf("%s cannot be reached: %s", p.Name, p.reason)
 	}
-	if res.RTT, err = n.parts.prober.Ping(ctx, p.ID); err != nil {
-		return res, fmt.Errorf("ping %s at %s/udp: %w", p.Name, res.Endpoint, err)
+	if p.state != membership.StateStatic {
+		if res.RTT, err = n.parts.prober.Ping(ctx, p.ID); err != nil {
+			return res, fmt.Errorf("ping %s at %s/udp: %w", p.Name, res.Endpoint, err)
+		}
+		return res, nil
+	}
+	if n.cfg.Encap != "vxlan" {
+		return res, fmt.Errorf("%s is a static peer, and of the udp encap: it answers no probes", p.Name)
+	}
+	// Its VTEP answers ARP, which is all that it knows.
+	if res.RTT, err = n.parts.neighbors.Ping(ctx, p.ID); err != nil {
+		return res, fmt.Errorf("ask for %s's VTEP at %s/udp: %w", p.Name, res.Endpoint, err)
 	}
 	return res, nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/overlayd/overlayd/encap"
 	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/internal/neighbor"
 	"github.com/overlayd/overlayd/internal/probe"
 	"github.com/overlayd/overlayd/membership"
 )
@@ -60,6 +61,7 @@ func fabricate(t testing.TB, answers ...membership.NodeID) *Node {
 		}
 		return err
 	}})
+	n.parts.neighbors = neighbor.New(neighbor.Config{})
 	var err error
 	n.parts.engine, err = forward.New(forward.Config{Device: n.parts.device, Codec: n.codec(), Conns: n.parts.conns, MTU: int(n.parts.mtu)})
 	if err != nil {
@@ -72,7 +74,7 @@ func fabricate(t testing.TB, answers ...membership.NodeID) *Node {
 }
 
 func member(t testing.TB, id, name string, state membership.State, addr string, subnets ...string) *membership.Peer {
-	p := &membership.Peer{ID: nodeID(t, id), Boot: 7, Name: name, State: state, Ports: membership.Ports{UDP: 8285}, Subnets: prefixes(subnets...)}
+	p := &membership.Peer{ID: nodeID(t, id), Boot: 7, Name: name, State: state, Ports: membership.Ports{UDP: 8285}, Caps: membership.CapUDP, Subnets: prefixes(subnets...)}
 	if addr != "" {
 		p.Addrs = addrs(addr)
 	}

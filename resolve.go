@@ -32,7 +32,7 @@ func resolve(cfg Config) (*resolved, error) {
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
-	for _, step := range []func() error{r.defaults, r.networks, r.underlay, r.words, r.join, r.files} {
+	for _, step := range []func() error{r.defaults, r.networks, r.underlay, r.words, r.staticPeers, r.join, r.files} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -49,6 +49,7 @@ func (r *resolved) defaults() error {
 	fill(&r.Device, DefaultDevice)
 	fill(&r.LeaseTime, DefaultLeaseTime)
 	fill(&r.Encap, "udp")
+	fill(&r.VXLANReserved, "strict")
 	fill(&r.FastPath, "auto")
 	fill(&r.Offload, "on")
 	fill(&r.Queues, DefaultQueues())
@@ -180,12 +181,11 @@ func (r *resolved) underlay() error {
 
 // words checks what is one of a few words or in a range.
 func (r *resolved) words() error {
-	switch r.Encap {
-	case "udp":
-	case "vxlan":
-		return badConfig("encap vxlan is not supported by this version: use udp")
-	default:
+	if r.Encap != "udp" && r.Encap != "vxlan" {
 		return badConfig("encap %q is neither udp nor vxlan", r.Encap)
+	}
+	if r.VXLANReserved != "strict" && r.VXLANReserved != "rfc" {
+		return badConfig("reserved VXLAN bits %q: strict and rfc are possible", r.VXLANReserved)
 	}
 	switch r.FastPath {
 	case "auto", "off":

@@ -33,11 +33,11 @@ const socketBuffer = 4 << 20
 
 func (n *Node) bindSockets() error {
 	for _, a := range n.parts.endpoints {
-		at := netip.AddrPortFrom(a, n.cfg.UDPPort)
+		at := netip.AddrPortFrom(a, n.cfg.dataPort())
 		conn, err := listenUDP(at, false)
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("the UDP port %v is in use: stop the program that has it, or choose another --udp-port", at)
+			return fmt.Errorf("the UDP port %v is in use: stop the program that has it, or choose another --%s-port", at, n.cfg.Encap)
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
 			return fmt.Errorf("%v is not an address of this host: advertise one that is", a)
 		case err != nil:
@@ -48,29 +48,44 @@ func (n *Node) bindSockets() error {
 	return nil
 }
 
-// bindMore binds the sockets of the device's further queues, if it has any.
+// vxlanPorts is from how many outer source ports VXLAN is sent over each family, so
+// that the underlay and the receiver can tell flows apart (RFC 7348 section 5).
+const vxlanPorts = 16
+
+// bindMore binds the sockets beside the first ones: those of the device's further
+// queues, if it has any, and of the vxlan encap all that only send.
 func (n *Node) bindMore() error {
-	m, ok := n.parts.device.(tunnel.MultiQueue)
-	if !ok || n.cfg.Tunnel != nil {
-		return nil
+	queues := 1
+	if m, ok := n.parts.device.(tunnel.MultiQueue); ok && n.cfg.Tunnel == nil {
+		queues = len(m.Queues())
 	}
-	for range m.Queues()[1:] {
-		var q forward.QueueConns
+	lanes := 1
+	if n.cfg.Encap == "vxlan" {
+		lanes = max(vxlanPorts/queues, 2)
+	}
+	bind := func(into *[]*net.UDPConn, count int, port uint16) error {
 		for _, a := range n.parts.endpoints {
-			rx, err := listenUDP(netip.AddrPortFrom(a, n.cfg.UDPPort), true)
-			if err == nil {
-				q.Rx = append(q.Rx, rx)
-				var tx *net.UDPConn
-				if tx, err = listenUDP(netip.AddrPortFrom(a, 0), false); err == nil {
-					q.Tx = append(q.Tx, tx)
+			for range count {
+				c, err := listenUDP(netip.AddrPortFrom(a, port), port != 0)
+				if err != nil {
+					return fmt.Errorf("further sockets at %v: %w", a, err)
 				}
-			}
-			if err != nil {
-				n.parts.more = append(n.parts.more, q)
-				return fmt.Errorf("further sockets at %v: %w", a, err)
+				*into = append(*into, c)
 			}
 		}
-		n.parts.more = append(n.parts.more, q)
+		return nil
+	}
+	if n.cfg.Encap == "vxlan" {
+		if err := bind(&n.parts.sending, lanes, 0); err != nil {
+			return err
+		}
+	}
+	n.parts.more = make([]forward.QueueConns, queues-1)
+	for i := range n.parts.more {
+		q := &n.parts.more[i]
+		if err := errors.Join(bind(&q.Rx, 1, n.cfg.dataPort()), bind(&q.Tx, lanes, 0)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -30,12 +30,12 @@ func TestEngineControl(t *testing.T) {
 					1: func(b []byte, from netip.AddrPort) { frames <- got{string(b), from} },
 				})
 				ctx := deadline(t)
-				if err := s[0].engine.SendControl([]byte("\xc0before Run"), s[0].peer.Endpoint); err != nil {
+				if err := s[0].engine.SendFrame(codec, encap.Control, encap.Dest{}, []byte("\xc0before Run"), s[0].peer.Endpoint); err != nil {
 					t.Fatal(err)
 				}
 				run(t, s[0].engine)
 				run(t, s[1].engine)
-				if err := s[0].engine.SendControl([]byte("\xc0second"), s[0].peer.Endpoint); err != nil {
+				if err := s[0].engine.SendFrame(codec, encap.Control, encap.Dest{}, []byte("\xc0second"), s[0].peer.Endpoint); err != nil {
 					t.Fatal(err)
 				}
 				for _, want := range []string{"\xc0before Run", "\xc0second"} {
@@ -49,7 +49,7 @@ func TestEngineControl(t *testing.T) {
 					}
 				}
 				s[1].engine.SetTable(new(Table))
-				if err := s[0].engine.SendControl([]byte("\xc0stranger"), s[0].peer.Endpoint); err != nil {
+				if err := s[0].engine.SendFrame(codec, encap.Control, encap.Dest{}, []byte("\xc0stranger"), s[0].peer.Endpoint); err != nil {
 					t.Fatal(err)
 				}
 				waitFor(t, func() bool { return s[1].engine.Drops().Count(RxUnknownSource) == 1 })
@@ -61,54 +61,35 @@ func TestEngineControl(t *testing.T) {
 	}
 }
 
-// TestSendControlHeader: the header is written for the peer of exactly this
-// endpoint, else for the first at the address, else for nobody.
-func TestSendControlHeader(t *testing.T) {
+// TestSendFrame: in the framing that is asked for, whatever the Engine's is.
+func TestSendFrame(t *testing.T) {
 	dev := tunnel.NewMemory(tunnel.MemoryConfig{})
 	defer dev.Close()
-	from, to, elsewhere := listen(t, "127.0.0.1"), listen(t, "127.0.0.2"), listen(t, "127.0.0.3")
-	e, err := New(Config{Device: dev, Codec: testCodec{}, Conns: []*net.UDPConn{from}, MTU: 1400})
+	from, to := listen(t, "127.0.0.1"), listen(t, "127.0.0.2")
+	e, err := New(Config{Device: dev, Codec: encap.UDP{}, Conns: []*net.UDPConn{from}, MTU: 1400})
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer := func(mac byte, port uint16) *Peer {
-		return &Peer{
-			Dest: encap.Dest{MAC: [6]byte{mac}}, Sources: addrs("127.0.0.2"), Counters: new(PeerCounters),
-			Endpoint: netip.AddrPortFrom(addr("127.0.0.2"), port),
-		}
+	mapped := netip.AddrPortFrom(netip.AddrFrom16(bound(to).Addr().As16()), bound(to).Port())
+	if err := e.SendFrame(testCodec{}, encap.ARP, encap.Dest{MAC: [6]byte{7}}, []byte("frame"), mapped); err != nil {
+		t.Fatal(err)
 	}
-	for _, tt := range []struct {
-		name  string
-		peers []*Peer
-		to    *net.UDPConn
-		mac   byte
-	}{
-		{"the endpoint's peer", []*Peer{peer(7, 1), peer(8, bound(to).Port())}, to, 8},
-		{"the address's first peer", []*Peer{peer(7, 1), peer(8, 2)}, to, 7},
-		{"nobody in particular", []*Peer{peer(7, 1)}, elsewhere, 0},
-	} {
-		e.SetTable(mustTable(t, TableConfig{Peers: tt.peers}))
-		mapped := netip.AddrPortFrom(netip.AddrFrom16(bound(tt.to).Addr().As16()), bound(tt.to).Port())
-		if err := e.SendControl([]byte("frame"), mapped); err != nil {
-			t.Fatal(err)
-		}
-		if err := tt.to.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, 100)
-		n, err := tt.to.Read(b)
-		if want := append([]byte{0xee, byte(encap.Control), tt.mac, 0, 0, 0, 0, 0}, "frame"...); err != nil || !bytes.Equal(b[:n], want) {
-			t.Errorf("%s: sent %x, %v; want %x", tt.name, b[:n], err, want)
-		}
+	if err := to.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
 	}
-	if err := e.SendControl(nil, addrPort("[2001:db8::1]:1")); !errors.Is(err, ErrNoSocket) {
+	b := make([]byte, 100)
+	n, err := to.Read(b)
+	if want := append([]byte{0xee, byte(encap.ARP), 7, 0, 0, 0, 0, 0}, "frame"...); err != nil || !bytes.Equal(b[:n], want) {
+		t.Errorf("sent %x, %v; want %x", b[:n], err, want)
+	}
+	if err := e.SendFrame(encap.UDP{}, encap.Control, encap.Dest{}, nil, addrPort("[2001:db8::1]:1")); !errors.Is(err, ErrNoSocket) {
 		t.Errorf("without an IPv6 socket: %v", err)
 	}
-	if err := e.SendControl(nil, netip.AddrPort{}); err == nil {
+	if err := e.SendFrame(encap.UDP{}, encap.Control, encap.Dest{}, nil, netip.AddrPort{}); err == nil {
 		t.Error("no endpoint, no error")
 	}
 	from.Close()
-	if err := e.SendControl(nil, bound(to)); !errors.Is(err, net.ErrClosed) {
+	if err := e.SendFrame(encap.UDP{}, encap.Control, encap.Dest{}, nil, bound(to)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("on a closed socket: %v", err)
 	}
 }

@@ -358,38 +358,16 @@ func (e *Engine) codecFor(p *Peer) encap.Codec {
 	return e.codec
 }
 
-// SendControl sends one control frame to an endpoint, and does not keep it. It works
-// from New on until the sockets are closed. An endpoint in the table gets that peer's
-// framing; others get this node's, for no particular receiver, which is all that the
-// udp encap needs.
-func (e *Engine) SendControl(frame []byte, to netip.AddrPort) error {
+// SendFrame sends one frame of any kind to an endpoint, in a framing that need not be
+// the Engine's, and does not keep it. It works from New on until the sockets are
+// closed.
+func (e *Engine) SendFrame(codec encap.Codec, k encap.Kind, d encap.Dest, payload []byte, to netip.AddrPort) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	codec, d := e.codec, encap.Dest{}
-	if p := e.table.Load().peerAt(to); p != nil {
-		codec, d = e.codecFor(p), p.Dest
-	}
-	if err := e.sendFrame(codec, encap.Control, d, frame, to); err != nil {
-		return fmt.Errorf("send control frame: %w", err)
-	}
-	return nil
-}
-
-// SendFrame sends one frame of any kind in this node's encap to an endpoint, as
-// SendControl does.
-func (e *Engine) SendFrame(k encap.Kind, d encap.Dest, payload []byte, to netip.AddrPort) error {
-	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	if err := e.sendFrame(e.codec, k, d, payload, to); err != nil {
-		return fmt.Errorf("send %v: %w", k, err)
-	}
-	return nil
-}
-
-func (e *Engine) sendFrame(codec encap.Codec, k encap.Kind, d encap.Dest, payload []byte, to netip.AddrPort) error {
 	if !to.IsValid() {
-		return fmt.Errorf("%v is no endpoint", to)
+		return fmt.Errorf("send %v frame: %v is no endpoint", k, to)
 	}
 	if e.conns[sockFor(to.Addr())] == nil {
-		return fmt.Errorf("to %v: %w", to, ErrNoSocket)
+		return fmt.Errorf("send %v frame to %v: %w", k, to, ErrNoSocket)
 	}
 	if hl := codec.HeaderLen(); hl > 0 {
 		b := make([]byte, hl, hl+len(payload))
@@ -397,7 +375,7 @@ func (e *Engine) sendFrame(codec encap.Codec, k encap.Kind, d encap.Dest, payloa
 		payload = append(b, payload...)
 	}
 	if err := e.send(sockFor(to.Addr()), payload, to); err != nil {
-		return fmt.Errorf("to %v: %w", to, err)
+		return fmt.Errorf("send %v frame to %v: %w", k, to, err)
 	}
 	return nil
 }

@@ -234,19 +234,14 @@ func underlayOwner(peers []*Peer, a netip.Addr) *Peer {
 	return nil
 }
 
-// peerAt returns the peer to whom a frame for an endpoint is addressed: the one
-// with exactly this endpoint, or else the first at its address, or nil.
+// peerAt returns the peer with an endpoint, nil if there is none.
 func (t *Table) peerAt(to netip.AddrPort) *Peer {
-	peers := t.sources[to.Addr()]
-	for _, p := range peers {
+	for _, p := range t.sources[to.Addr()] {
 		if p.Endpoint == to {
 			return p
 		}
 	}
-	if len(peers) == 0 {
-		return nil
-	}
-	return peers[0]
+	return nil
 }
 
 // Peers returns the peers in the order of the TableConfig.

@@ -34,7 +34,7 @@ func (e *Engine) overhead(p *Peer) int {
 func (e *Engine) heardTooBig(m tooBig) {
 	t := e.table.Load()
 	p := t.peerAt(m.to)
-	if p == nil || p.Endpoint != m.to {
+	if p == nil {
 		e.drops.Add(RxICMPNotBelieved, 1)
 		return
 	}
