@@ -81,6 +81,36 @@ func kinds(todo []effect) string {
 
 var oneNetwork = testSettings("100.96.0.0/16")
 
+// TestLeaseWaitsForItsTurn: a claim that gossip has not sent on as often as it should
+// is not held yet, but does not wait for ever.
+func TestLeaseWaitsForItsTurn(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		d := drive(t, testID(1), oneNetwork, nil)
+		waiting := true
+		d.spreading = func(k Key) bool { return waiting && k == d.slots[0].claim.Key }
+		d.others(true)
+		d.fullSync(d.now, true)
+		d.steps()
+		began := d.now
+		if got := kinds(d.wait(2*simSpread - 1)); got != "" {
+			t.Fatalf("while gossip is behind: %q", got)
+		}
+		if ends {
+			waiting = false
+			if got := kinds(d.wait(1)); got != "sync" {
+				t.Errorf("its turn has come: %q", got)
+			}
+			continue
+		}
+		if got := kinds(d.wait(began.Add(maxSpreads*simSpread - 1).Sub(d.now))); got != "" {
+			t.Fatalf("before the end of its patience: %q", got)
+		}
+		if got := kinds(d.wait(1)); got != "sync" {
+			t.Errorf("at the end of its patience: %q", got)
+		}
+	}
+}
+
 // TestLeaseSteps walks through the life of a joiner's claim.
 func TestLeaseSteps(t *testing.T) {
 	d := drive(t, testID(1), oneNetwork, nil)

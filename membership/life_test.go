@@ -253,6 +253,26 @@ func TestLifeGraceAfterAJump(t *testing.T) {
 	}
 }
 
+// TestLifeForgotten: a node that has lost its notes takes up again what the others
+// remember, unless somebody else has it by now.
+func TestLifeForgotten(t *testing.T) {
+	for _, beaten := range []bool{false, true} {
+		d := drive(t, testID(1), subnets(1), nil)
+		p := space{subnets(1).Networks[0], 24}.at(0)
+		if beaten {
+			c := d.of(p, 2, d.now)
+			c.Gen = 2
+			d.hears(c)
+		}
+		d.others(true)
+		d.hears(d.of(p, 1, d.now))
+		d.fullSync(d.now, true)
+		if held := len(d.held()); held == 1 == beaten {
+			t.Errorf("somebody else has it: %v; held at once: %v", beaten, d.held())
+		}
+	}
+}
+
 // TestLifeSilentSubnets: the subnet of an owner that is silent for the lease time
 // and not there goes to a newcomer that finds no free one; no other does.
 func TestLifeSilentSubnets(t *testing.T) {

@@ -28,6 +28,8 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		Name:            p.text("name"),
 		Encap:           p.oneOf("encap"),
 		VNI:             uint32(p.number("vni", 1, 1<<24-1)),
+		VXLANReserved:   p.oneOf("vxlan-reserved"),
+		StaticPeers:     parseList(&p, "static-peer", parseStaticPeer),
 		FastPath:        p.oneOf("fast-path"),
 		AllowSource:     parseList(&p, "allow-source", parsePrefix),
 		GossipPort:      p.port("gossip-port"),
@@ -67,17 +69,8 @@ func refuseUnsupported(v values) error {
 	no := func(flag string, instead string) error {
 		return usagef("%s: %s is not supported by this version: %s", v[flag].where, strings.Join(v[flag].items, ","), instead)
 	}
-	if v.text("encap") == "vxlan" {
-		return no("encap", "use udp")
-	}
-	if v.text("vxlan-reserved") == "rfc" {
-		return no("vxlan-reserved", "leave it out")
-	}
 	if f := v.text("fast-path"); f == "kernel-vxlan" || f == "direct" {
 		return no("fast-path", "use auto or off")
-	}
-	if _, given := v["static-peer"]; given {
-		return usagef("%s: static peers are not supported by this version: leave it out", v["static-peer"].where)
 	}
 	if keep, given := v["keep-paths"]; given {
 		on, err := parseBool(keep.items[0])

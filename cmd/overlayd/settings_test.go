@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := overlayd.Config{
-		Encap: "udp", VNI: 1, FastPath: "auto", Offload: "on",
+		Encap: "udp", VNI: 1, VXLANReserved: "strict", FastPath: "auto", Offload: "on",
 		GossipPort: 7946, UDPPort: 8285, VXLANPort: 8472, KernelVXLANPort: 4789,
 		StateDir: "/var/lib/overlayd", RunDir: "/run/overlayd", SubnetFile: "/run/overlayd/subnet.env", Device: "overlay0",
 	}
@@ -92,8 +92,12 @@ func TestEverySource(t *testing.T) {
 		Interface:  "eth0",
 		Advertise:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		Join:       []string{"a", "b:7000", "[2001:db8::2]:7946"},
-		Name:       "node-1", Encap: "udp", VNI: 5, FastPath: "off", Offload: "off",
+		Name:       "node-1", Encap: "vxlan", VNI: 5, VXLANReserved: "rfc", FastPath: "off", Offload: "off",
 		AllowSource: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		StaticPeers: []overlayd.StaticPeer{{
+			Name: "switch", Endpoint: netip.MustParseAddrPort("[2001:db8::7]:4789"), VTEPMAC: [6]byte{2, 0, 0, 0, 0, 0xff},
+			Subnets: []netip.Prefix{netip.MustParsePrefix("100.96.9.0/24"), netip.MustParsePrefix("fd96:0:0:9::/64")},
+		}},
 		GossipPort:  1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
 		Cluster: "blue", Keys: [][]byte{make([]byte, 16)},
 		StateDir: "/s", RunDir: "/r", SubnetFile: "/r/x.env", Device: "overlay7",
@@ -101,14 +105,16 @@ func TestEverySource(t *testing.T) {
 	flags := []string{
 		"--network", "100.96.0.0/16,fd96::/48", "--subnet-len=25,65", "--subnet=100.96.7.0/25", "--interface=eth0",
 		"--advertise=192.0.2.1", "--advertise=2001:db8::1", "--join=a", "--join=b:7000,[2001:db8::2]:7946", "--name=node-1",
-		"--encap=udp", "--vni=5", "--vxlan-reserved=strict", "--fast-path=off", "--offload=off", "--allow-source=192.0.2.0/24", "--gossip-port=1",
+		"--encap=vxlan", "--vni=5", "--vxlan-reserved=rfc",
+		"--static-peer=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "--fast-path=off", "--offload=off", "--allow-source=192.0.2.0/24", "--gossip-port=1",
 		"--udp-port=2", "--vxlan-port=3", "--kernel-vxlan-port=4", "--cluster=blue", "--key-file=" + key, "--keep-paths=false",
 		"--state-dir=/s", "--run-dir=/r", "--subnet-file=/r/x.env", "--device=overlay7", "--log-level=warn", "--log-format=json",
 	}
 	env := []string{
 		"OVERLAYD_NETWORK=100.96.0.0/16, fd96::/48", "OVERLAYD_SUBNET_LEN=25,65", "OVERLAYD_SUBNET=100.96.7.0/25", "OVERLAYD_INTERFACE=eth0",
 		"OVERLAYD_ADVERTISE=192.0.2.1,2001:db8::1", "OVERLAYD_JOIN=a,b:7000,[2001:db8::2]:7946", "OVERLAYD_NAME=node-1",
-		"OVERLAYD_ENCAP=udp", "OVERLAYD_VNI=5", "OVERLAYD_VXLAN_RESERVED=strict", "OVERLAYD_FAST_PATH=off", "OVERLAYD_OFFLOAD=off",
+		"OVERLAYD_ENCAP=vxlan", "OVERLAYD_VNI=5", "OVERLAYD_VXLAN_RESERVED=rfc",
+		"OVERLAYD_STATIC_PEER=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "OVERLAYD_FAST_PATH=off", "OVERLAYD_OFFLOAD=off",
 		"OVERLAYD_ALLOW_SOURCE=192.0.2.0/24", "OVERLAYD_GOSSIP_PORT=1", "OVERLAYD_UDP_PORT=2", "OVERLAYD_VXLAN_PORT=3",
 		"OVERLAYD_KERNEL_VXLAN_PORT=4", "OVERLAYD_CLUSTER=blue", "OVERLAYD_KEY_FILE=" + key, "OVERLAYD_KEEP_PATHS=no",
 		"OVERLAYD_STATE_DIR=/s", "OVERLAYD_RUN_DIR=/r", "OVERLAYD_SUBNET_FILE=/r/x.env", "OVERLAYD_DEVICE=overlay7",
@@ -124,9 +130,11 @@ join:
   - a
   - b:7000,[2001:db8::2]:7946
 name: node-1
-encap: udp
+encap: vxlan
 vni: 5
-vxlan_reserved: strict
+vxlan_reserved: rfc
+static_peer:
+  - name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff
 fast_path: off   # a boolean in YAML 1.1
 offload: off
 allow_source: 192.0.2.0/24
@@ -163,7 +171,7 @@ log_format: json
 		t.Helper()
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-		} else if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}), cmpopts.IgnoreFields(overlayd.Config{}, "OnKeys")); diff != "" {
+		} else if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{}), cmpopts.IgnoreFields(overlayd.Config{}, "OnKeys")); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		} else if got.OnKeys == nil { // a function, which cannot be compared
 			t.Errorf("%s: changed keys would be forgotten", name)
@@ -334,13 +342,19 @@ func TestValueErrors(t *testing.T) {
 		{env: "OVERLAYD_NETWORK=x", want: `OVERLAYD_NETWORK: "x" is not a prefix: write ADDRESS/LENGTH, such as 100.96.0.0/16 or fd96::/48`},
 		{env: "OVERLAYD_UDP_PROT=1", want: `unknown variable OVERLAYD_UDP_PROT: did you mean "OVERLAYD_UDP_PORT"?`},
 		{env: "OVERLAYD_FROBNICATE=1", want: `unknown variable OVERLAYD_FROBNICATE`},
-		{flag: "--encap=vxlan", want: `--encap: vxlan is not supported by this version: use udp`},
-		{env: "OVERLAYD_ENCAP=vxlan", want: `OVERLAYD_ENCAP: vxlan is not supported by this version: use udp`},
 		{flag: "--encap=gre", want: `--encap: "gre" is not one of udp, vxlan`},
 		{flag: "--fast-path=direct", want: `--fast-path: direct is not supported by this version: use auto or off`},
 		{flag: "--fast-path=kernel-vxlan", want: `--fast-path: kernel-vxlan is not supported by this version: use auto or off`},
-		{flag: "--vxlan-reserved=rfc", want: `--vxlan-reserved: rfc is not supported by this version: leave it out`},
-		{flag: "--static-peer=name=a,endpoint=192.0.2.1,subnet=100.96.9.0/24", want: `--static-peer: static peers are not supported by this version: leave it out`},
+		{flag: "--vxlan-reserved=no", want: `--vxlan-reserved: "no" is not one of strict, rfc`},
+		{flag: "--static-peer=a", want: `--static-peer: "a" is not KEY=VALUE: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
+		{flag: "--static-peer=name=a,subnet=100.96.9.0/24", want: `--static-peer: "name=a,subnet=100.96.9.0/24" has no endpoint: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
+		{flag: "--static-peer=name=a,name=b", want: `--static-peer: "name=a,name=b" gives name twice`},
+		{flag: "--static-peer=name=a,endpoint=host", want: `--static-peer: endpoint "host" is not ADDR or ADDR:PORT, such as 192.0.2.7, 192.0.2.7:4789 or [2001:db8::7]:4789`},
+		{flag: "--static-peer=name=a,endpoint=192.0.2.1:0", want: `--static-peer: endpoint "192.0.2.1:0" is not ADDR or ADDR:PORT, such as 192.0.2.7, 192.0.2.7:4789 or [2001:db8::7]:4789`},
+		{flag: "--static-peer=name=a,subnet=100.96.9.0", want: `--static-peer: "100.96.9.0" has no length: write ADDRESS/LENGTH, such as 100.96.9.0/32`},
+		{flag: "--static-peer=name=a,vtep-mac=1", want: `--static-peer: vtep-mac "1" is not a MAC address, such as 02:42:ac:11:00:02`},
+		{flag: "--static-peer=nmae=a", want: `--static-peer: "nmae" is not one of name, endpoint, subnet, vtep-mac: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
+		{env: "OVERLAYD_STATIC_PEER=a", want: `OVERLAYD_STATIC_PEER: "a" is not KEY=VALUE: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
 		{flag: "--keep-paths", want: `--keep-paths: keeping paths is not supported by this version: leave it out`},
 		{flag: "--run-dir=", want: `--run-dir: a directory is needed`},
 		{flag: "--key-file=/nonexistent/key", want: `--key-file: stat /nonexistent/key: no such file or directory`},
