@@ -98,7 +98,7 @@ func TestEverySource(t *testing.T) {
 			Name: "switch", Endpoint: netip.MustParseAddrPort("[2001:db8::7]:4789"), VTEPMAC: [6]byte{2, 0, 0, 0, 0, 0xff},
 			Subnets: []netip.Prefix{netip.MustParsePrefix("100.96.9.0/24"), netip.MustParsePrefix("fd96:0:0:9::/64")},
 		}},
-		GossipPort:  1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
+		GossipPort: 1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
 		Cluster: "blue", Keys: [][]byte{make([]byte, 16)},
 		StateDir: "/s", RunDir: "/r", SubnetFile: "/r/x.env", Device: "overlay7",
 	}
