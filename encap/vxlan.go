@@ -50,6 +50,8 @@ var (
 	ErrVNI = errors.New("encap: unknown VNI")
 	// ErrMAC: a frame for another VTEP, or one that says it is from us.
 	ErrMAC = errors.New("encap: unknown MAC address")
+	// ErrGroup: a frame for a group, such as IPv6 multicast, or for all.
+	ErrGroup = errors.New("encap: multicast or broadcast")
 	// ErrEtherType: neither IP nor ARP nor one of our control frames.
 	ErrEtherType = errors.New("encap: unknown EtherType")
 )
@@ -120,6 +122,8 @@ func (v VXLAN) Decode(datagram []byte) (Kind, []byte, error) {
 	case to == v.MAC:
 	case kind == ARP && to == broadcast:
 	case kind == ND && to[0] == 0x33 && to[1] == 0x33 && payload[24] == 0xff: // RFC 2464 section 7
+	case to[0]&1 != 0:
+		return Invalid, nil, ErrGroup
 	default:
 		return Invalid, nil, ErrMAC
 	}

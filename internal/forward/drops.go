@@ -79,7 +79,8 @@ const (
 	// RxMalformed: the inner packet is not a complete IPv4 or IPv6 packet of
 	// exactly the length that its header says.
 	RxMalformed
-	// RxMulticast: the inner destination is multicast or the limited broadcast.
+	// RxMulticast: the inner destination is multicast or the limited broadcast, or so
+	// is the MAC: kernels send such frames now and then, and nothing is lost with them.
 	RxMulticast
 	// RxMartian: as TxMartian.
 	RxMartian

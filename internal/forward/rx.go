@@ -190,6 +190,8 @@ func frameReason(err error) Reason {
 		return RxVXLANReserved
 	case encap.ErrVNI:
 		return RxUnknownVNI
+	case encap.ErrGroup:
+		return RxMulticast
 	case encap.ErrMAC:
 		return RxUnknownMAC
 	case encap.ErrEtherType:

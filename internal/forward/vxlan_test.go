@@ -91,6 +91,7 @@ func TestVXLANReceive(t *testing.T) {
 		{"no I flag", node2, with(frame(encap.IPv4, good), 0, 0), 0, RxVXLANReserved},
 		{"another VNI", node2, with(frame(encap.IPv4, good), 6, 8), 0, RxUnknownVNI},
 		{"another VTEP", node2, vxlanFrame(theirVTEP, encap.IPv4, [6]byte{2, 9}, good), 0, RxUnknownMAC},
+		{"to all", node2, vxlanFrame(theirVTEP, encap.IPv4, [6]byte{255, 255, 255, 255, 255, 255}, good), 0, RxMulticast},
 		{"our own", node2, vxlanFrame(ourVTEP, encap.IPv4, ourVTEP.MAC, good), 0, RxUnknownMAC},
 		{"VLAN", node2, with(frame(encap.IPv4, good), 20, 0x81, 0), 0, RxUnknownEtherType},
 		{"cut", node2, frame(encap.IPv4, good)[:30], 0, RxMalformedFrame},

@@ -1,0 +1,210 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/overlayd/overlayd/internal/kernel/lab"
+	"github.com/overlayd/overlayd/internal/kernel/lab/labtest"
+)
+
+// vxlanPort is the port of the vxlan encap and of the kernel's devices here: a
+// kernel's device sends to its own port.
+const vxlanPort = 8472
+
+// kernelPeer is a host whose overlay is a VXLAN device of the kernel.
+type kernelPeer struct {
+	*lab.Host
+	subnets   []netip.Prefix
+	container *lab.Container
+}
+
+// address is where a host is reached on the underlay, by IPv4 or IPv6.
+func address(h *lab.Host, six bool) netip.Addr {
+	if six {
+		return h.Addr6()
+	}
+	return h.Addr4()
+}
+
+// subnetsOf are those of host i in the tests with static subnets.
+func subnetsOf(i int) []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("100.96.%d.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd96:0:0:%d::/64", i))}
+}
+
+// bridged are the addresses of a bridge in subnets.
+func bridged(subnets []netip.Prefix) (out []netip.Prefix) {
+	for _, s := range subnets {
+		out = append(out, netip.PrefixFrom(s.Addr().Next(), s.Bits()))
+	}
+	return out
+}
+
+// asKernelPeer makes host i one, with a container.
+func asKernelPeer(t *testing.T, h *lab.Host, i int, six bool, cfg lab.VXLANConfig, peers []lab.VTEPPeer) *kernelPeer {
+	t.Helper()
+	k := &kernelPeer{Host: h, subnets: subnetsOf(i)}
+	cfg.Port, cfg.MTU = vxlanPort, 1450
+	if six {
+		cfg.MTU = 1430
+	}
+	br, err := h.Bridge(lab.BridgeConfig{Addrs: bridged(k.subnets), MTU: cfg.MTU})
+	must(t, err)
+	k.container, err = br.Container("c-" + h.Name())
+	must(t, err, h.VTEP(address(h, six), cfg, peers), h.FinishChecksums("eth0"))
+	return k
+}
+
+// staticPeer is the argument that tells a node of a kernel peer.
+func (k *kernelPeer) staticPeer(six bool) string {
+	return fmt.Sprintf("--static-peer=name=%s,endpoint=%v,subnet=%v,subnet=%v", k.Name(), address(k.Host, six), k.subnets[0], k.subnets[1])
+}
+
+// awaitStatic waits until a node reaches a static peer.
+func (n *node) awaitStatic(t *testing.T, name string) (found peer) {
+	t.Helper()
+	labtest.Eventually(t, meshLimit, func() error {
+		s, err := n.ask()
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(s.Peers, func(p peer) bool { return p.Name == name })
+		if i < 0 || s.Peers[i].State != "static" || s.Peers[i].Path != "userspace-vxlan" || s.Peers[i].LastProofMS == nil {
+			return fmt.Errorf("%s says: %+v", n, s.Peers)
+		}
+		found = s.Peers[i]
+		return nil
+	})
+	return found
+}
+
+// talk checks what containers can do: ping with packets of full size that may not
+// be cut, and TCP, whose hashes are compared.
+func talk(t *testing.T, from, to *lab.Container, mtu int) {
+	t.Helper()
+	for _, dst := range to.Addrs() {
+		res, err := from.Ping(within(t, 10*time.Second), lab.PingConfig{Dst: dst, Count: 3, Interval: 10 * time.Millisecond, Size: mtu, DontFragment: true})
+		must(t, err)
+		if res.Received != 3 {
+			t.Errorf("%s to %v with %d bytes: %+v", from.Name(), dst, mtu, res)
+		}
+		_, err = lab.Transfer(within(t, 30*time.Second), lab.TransferConfig{From: from.Namespace, To: to.Namespace, Dst: dst, Bytes: 3e6})
+		must(t, err)
+	}
+}
+
+// TestKernelPeer: a VXLAN device of the kernel that was told no MAC of ours, and that
+// learns nothing, is a peer like any other.
+func TestKernelPeer(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		six     bool
+		cfg     lab.VXLANConfig
+		offload string
+	}{
+		{"IPv4", false, lab.VXLANConfig{}, "on"},
+		{"IPv6", true, lab.VXLANConfig{}, "on"},
+		{"without offloads, VNI 77", false, lab.VXLANConfig{VNI: 77}, "off"},
+		{"IPv6 without checksums", true, lab.VXLANConfig{NoChecksum6: true}, "on"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, nodes := cluster(t, 2)
+			a, subnets := nodes[0], subnetsOf(1)
+			k := asKernelPeer(t, nodes[1].Host, 200, tt.six, tt.cfg, []lab.VTEPPeer{{Remote: address(a.Host, tt.six), Subnets: subnets}})
+			a.start(t, "--encap", "vxlan", "--vni", fmt.Sprint(max(tt.cfg.VNI, 1)), "--offload", tt.offload, "--advertise", address(a.Host, tt.six).String(),
+				"--subnet", subnets[0].String()+","+subnets[1].String(), k.staticPeer(tt.six))
+			a.lease(t)
+			a.attach(t)
+			p := a.awaitStatic(t, k.Name())
+			if p.PathReason != "its VTEP 100.96.200.0 answers ARP" || p.Endpoint != netip.AddrPortFrom(address(k.Host, tt.six), vxlanPort).String() {
+				t.Errorf("%+v", p)
+			}
+			want := 1450
+			if tt.six {
+				want = 1430
+			}
+			if p.MTU != want || a.env.MTU != want {
+				t.Errorf("MTU %d, of the node %d, want %d", p.MTU, a.env.MTU, want)
+			}
+			talk(t, a.container, k.container, want)
+			talk(t, k.container, a.container, want)
+			// The hosts themselves, whose address is the VTEP's.
+			for _, dst := range subnets {
+				res, err := k.Ping(within(t, 10*time.Second), lab.PingConfig{Dst: dst.Addr(), Count: 2, Interval: 10 * time.Millisecond})
+				must(t, err)
+				if res.Received != 2 {
+					t.Errorf("host to %v: %+v", dst.Addr(), res)
+				}
+			}
+			if out, stderr, code := a.overlaydCommand(t, "ping", k.Name(), "--count", "2"); code != 0 {
+				t.Errorf("ping: %s%s", out, stderr)
+			}
+			for reason, n := range a.status(t).Drops {
+				// Kernels send multicast by themselves, also before the peer is known.
+				if n > 0 && !slices.Contains([]string{"tx_multicast", "rx_multicast", "rx_unknown_source"}, reason) {
+					t.Errorf("%d dropped as %s", n, reason)
+				}
+			}
+		})
+	}
+}
+
+// TestKernelPeersMixed: three VXLAN devices of the kernel and three nodes on one
+// switch; everybody reaches everybody.
+func TestKernelPeersMixed(t *testing.T) {
+	t.Parallel()
+	_, _, nodes := cluster(t, 6)
+	var all []lab.VTEPPeer
+	for i, n := range nodes {
+		all = append(all, lab.VTEPPeer{Remote: n.Addr4(), Subnets: subnetsOf(i + 1)})
+	}
+	others := func(i int) []lab.VTEPPeer { return slices.Delete(slices.Clone(all), i, i+1) }
+	var kernels []*kernelPeer
+	args := []string{"--encap", "vxlan"}
+	for i, n := range nodes[3:] {
+		k := asKernelPeer(t, n.Host, i+4, false, lab.VXLANConfig{}, others(i+3))
+		kernels = append(kernels, k)
+		args = append(args, k.staticPeer(false))
+	}
+	nodes = nodes[:3]
+	for i, n := range nodes {
+		own := append(slices.Clone(args), "--subnet", all[i].Subnets[0].String()+","+all[i].Subnets[1].String())
+		if i > 0 {
+			own = append(own, "--join", nodes[0].Addr4().String())
+		}
+		n.start(t, own...)
+	}
+	var containers []*lab.Container
+	for _, n := range nodes {
+		n.lease(t)
+		n.attach(t)
+		containers = append(containers, n.container)
+	}
+	for _, n := range nodes {
+		for _, k := range kernels {
+			n.awaitStatic(t, k.Name())
+		}
+		for _, other := range nodes {
+			if other != n {
+				n.awaitPeer(t, meshLimit, other, "alive by vxlan", func(p peer) bool {
+					return p.State == "alive" && p.Path == "userspace-vxlan" && p.LastProofMS != nil
+				})
+			}
+		}
+	}
+	for _, k := range kernels {
+		containers = append(containers, k.container)
+	}
+	for i, from := range containers {
+		for j, to := range containers {
+			if i != j && (i < 3 || j < 3) { // the kernel's own way needs no test
+				talk(t, from, to, 1430) // the nodes have IPv6 endpoints as well
+			}
+		}
+	}
+}
