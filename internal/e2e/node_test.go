@@ -176,6 +176,7 @@ type status struct {
 		Name     string         `json:"name"`
 		Subnets  []netip.Prefix `json:"subnets"`
 		MTU      int            `json:"mtu"`
+		VTEPMAC  string         `json:"vtep_mac"`
 		Warnings []string       `json:"warnings"`
 	} `json:"node"`
 	Peers []peer            `json:"peers"`

@@ -60,6 +60,9 @@ const (
 	// RxSocketFull: the kernel had no room in a socket's queue, since datagrams come
 	// faster than we take them. Brought up to date each second.
 	RxSocketFull
+	// RxChecksum: the outer UDP checksum is wrong. The kernel has dropped it; brought up
+	// to date each second.
+	RxChecksum
 	// RxOversized: longer than any datagram that we expect, so that its end
 	// was lost.
 	RxOversized
@@ -121,6 +124,7 @@ var reasonNames = [reasonCount]string{
 	TxDeviceError:       "tx_device_error",
 	TxICMPNotSent:       "tx_icmp_not_sent",
 	RxSocketFull:        "rx_socket_full",
+	RxChecksum:          "rx_checksum",
 	RxOversized:         "rx_oversized",
 	RxUnknownSource:     "rx_unknown_source",
 	RxMalformedFrame:    "rx_malformed_frame",

@@ -23,7 +23,7 @@ func TestReasonNames(t *testing.T) {
 		"tx_no_socket": 0, "tx_too_big": 0, "tx_socket_too_big": 0, "tx_socket_no_buffers": 0,
 		"tx_socket_refused": 0, "tx_socket_unreachable": 0, "tx_socket_error": 0, "tx_device_error": 0,
 		"tx_icmp_not_sent": 0,
-		"rx_socket_full":   0, "rx_oversized": 0, "rx_unknown_source": 0, "rx_malformed_frame": 0, "rx_malformed": 0,
+		"rx_socket_full":   0, "rx_checksum": 0, "rx_oversized": 0, "rx_unknown_source": 0, "rx_malformed_frame": 0, "rx_malformed": 0,
 		"rx_vxlan_reserved": 0, "rx_unknown_vni": 0, "rx_unknown_mac": 0, "rx_unknown_ethertype": 0,
 		"rx_multicast": 0, "rx_martian": 0, "rx_spoofed_source": 3, "rx_wrong_destination": 0,
 		"rx_device_refused": 0, "rx_ecn": 0, "rx_icmp_not_believed": 0, "rx_socket_error": 0,

@@ -28,10 +28,14 @@ type strangers struct {
 	quiet   int      // seconds
 	unknown uint64   // as counted a second ago
 	dropped []uint64 // by each socket, as seen last
+	// checksums tells how many datagrams the host has dropped for their checksum, of
+	// which wrong were seen last.
+	checksums func() uint64
+	wrong     uint64
 }
 
 func newStrangers(d *Drops, conns []batchConn) *strangers {
-	return &strangers{drops: d, conns: conns, dropped: make([]uint64, len(conns))}
+	return &strangers{drops: d, conns: conns, dropped: make([]uint64, len(conns)), checksums: checksumErrors, wrong: checksumErrors()}
 }
 
 // tick is called once a second. It counts what the kernel has dropped: what was from
@@ -52,6 +56,12 @@ func (s *strangers) tick(table func() *Table) {
 		if now > 0 {
 			s.dropped[i] = now
 		}
+	}
+	if lost > 0 { // a socket's counter does not tell why
+		now := s.checksums()
+		wrong := min(lost, max(now, s.wrong)-s.wrong)
+		s.drops.Add(RxChecksum, wrong)
+		lost, s.wrong = lost-wrong, now
 	}
 	if s.on {
 		s.drops.Add(RxUnknownSource, lost)

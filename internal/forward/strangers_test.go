@@ -32,6 +32,7 @@ func TestStrangers(t *testing.T) {
 	var d Drops
 	a, b := &filterConn{}, &filterConn{}
 	s := newStrangers(&d, []batchConn{a, b})
+	s.checksums, s.wrong = func() uint64 { return 0 }, 0 // not of this host
 	table := mustTable(t, testTableConfig())
 	load := func() *Table { return table }
 	want := func(what string, on bool, unknown, full uint64) {
@@ -79,11 +80,23 @@ func TestStrangers(t *testing.T) {
 	b.lost += 7
 	s.tick(load)
 	want("no room", false, unknown, 12)
+	wrong := uint64(100)
+	s.checksums, s.wrong = func() uint64 { return wrong }, 90
+	b.lost += 10 // as many as others on this host may have to do with
+	s.tick(load)
+	want("wrong checksums", false, unknown, 12)
+	wrong += 3
+	b.lost += 8
+	s.tick(load)
+	want("some wrong, some too many", false, unknown, 17)
+	if n := d.Count(RxChecksum); n != 13 {
+		t.Errorf("%d wrong checksums", n)
+	}
 
 	b.fail = errors.New("no filters here")
 	d.Add(RxUnknownSource, manyStrangers)
 	s.tick(load)
-	want("a socket that has no filters", false, unknown+manyStrangers, 12)
+	want("a socket that has no filters", false, unknown+manyStrangers, 17)
 }
 
 // TestAdmit: the kernel lets pass who is known, of both families, and nobody else.
