@@ -251,7 +251,7 @@ func reachable(p peer) bool { return reachableIn(p, 2) }
 
 // reachableIn is reachable where there are so many overlay networks.
 func reachableIn(p peer, networks int) bool {
-	return p.State == "alive" && p.Path == "userspace-udp" && p.LastProofMS != nil && len(p.Subnets) == networks
+	return p.State == "alive" && strings.HasPrefix(p.Path, "userspace-") && p.LastProofMS != nil && len(p.Subnets) == networks
 }
 
 // awaitMesh waits until all nodes reach each other.

@@ -33,16 +33,22 @@ func TestUnderlayCapture(t *testing.T) {
 	t.Parallel()
 	for _, outer := range []string{"ip", "ipv6"} {
 		for _, offload := range []string{"on", "off"} {
-			t.Run(fmt.Sprintf("%s, offload %s", outer, offload), func(t *testing.T) {
-				t.Parallel()
-				underlayCapture(t, outer, offload)
-			})
+			for _, encap := range []string{"udp", "vxlan"} {
+				t.Run(fmt.Sprintf("%s over %s, offload %s", encap, outer, offload), func(t *testing.T) {
+					t.Parallel()
+					underlayCapture(t, encap, outer, offload)
+				})
+			}
 		}
 	}
 }
 
-func underlayCapture(t *testing.T, outer, offload string) {
-	a, b := capturePair(t, outer, offload)
+func underlayCapture(t *testing.T, encap, outer, offload string) {
+	a, b := capturePair(t, encap, outer, offload)
+	tunnel := outer + ":udp:"
+	if encap == "vxlan" {
+		tunnel += "vxlan:eth:ethertype:"
+	}
 	var frames [][]byte
 	want := map[string]int{}
 	for _, dst := range b.container.Addrs() {
@@ -54,9 +60,9 @@ func underlayCapture(t *testing.T, outer, offload string) {
 			const size = 2e6
 			_, err := lab.Transfer(within(t, 30*time.Second), lab.TransferConfig{From: a.container.Namespace, To: b.container.Namespace, Dst: dst, Bytes: size})
 			must(t, err)
-			want[outer+":udp:"+inner+":tcp"] = size / (a.env.MTU - 40) // no segment holds more
+			want[tunnel+inner+":tcp"] = size / (a.env.MTU - 40) // no segment holds more
 		})...)
-		frames = append(frames, captured(t, a, func() { want[outer+":udp:"+inner+":udp"] = exchange(t, a, b, dst) })...)
+		frames = append(frames, captured(t, a, func() { want[tunnel+inner+":udp"] = exchange(t, a, b, dst) })...)
 	}
 	checkDrops(t, a, b)
 	got := map[string]int{}
@@ -64,7 +70,7 @@ func underlayCapture(t *testing.T, outer, offload string) {
 	wrong := 0
 	for i, f := range tshark(t, a, frames) {
 		got[f.kind]++
-		if f.kind == outer+":udp:ipv6:udp" {
+		if f.kind == tunnel+"ipv6:udp" {
 			good = frames[i]
 		}
 		if len(f.wrong) == 0 {
@@ -81,23 +87,29 @@ func underlayCapture(t *testing.T, outer, offload string) {
 		}
 	}
 	if good != nil {
-		findsFaults(t, a, good)
+		findsFaults(t, a, good, encap)
 	}
 }
 
 // findsFaults breaks a good frame, of UDP in IPv6, and checks that it is noticed.
-func findsFaults(t *testing.T, n *node, good []byte) {
+func findsFaults(t *testing.T, n *node, good []byte, encap string) {
 	t.Helper()
 	header := 20
 	if good[14]>>4 == 6 {
 		header = 40
 	}
 	inner := 14 + header + 8
-	faults := []struct {
+	type fault struct {
 		at   int  // the byte that is wrong
 		bit  byte // in it
 		want string
-	}{
+	}
+	var framing []fault
+	if encap == "vxlan" {
+		framing = []fault{{inner, 0x80, "vxlan.flags"}, {inner + 6, 2, "vxlan.vni"}}
+		inner += 8 + 14
+	}
+	faults := []fault{
 		{len(good) - 1, 1, "udp.checksum.status"},
 		{inner + 5, 1, "ipv6.plen"},
 		{inner + 40 + 5, 1, "udp.length"},
@@ -107,6 +119,7 @@ func findsFaults(t *testing.T, n *node, good []byte) {
 	if header == 40 {
 		faults = faults[:3]
 	}
+	faults = append(faults, framing...)
 	var frames [][]byte
 	for _, f := range faults {
 		b := bytes.Clone(good)
@@ -122,7 +135,7 @@ func findsFaults(t *testing.T, n *node, good []byte) {
 
 // capturePair makes two nodes that know each other by one address, of the family
 // ip or ipv6.
-func capturePair(t *testing.T, outer, offload string) (a, b *node) {
+func capturePair(t *testing.T, encap, outer, offload string) (a, b *node) {
 	t.Helper()
 	_, _, nodes := cluster(t, 2)
 	for i, n := range nodes {
@@ -131,7 +144,7 @@ func capturePair(t *testing.T, outer, offload string) (a, b *node) {
 		if outer == "ipv6" {
 			at, seed = n.Addr6(), nodes[0].Addr6()
 		}
-		args := []string{"--offload", offload, "--advertise", at.String()}
+		args := []string{"--encap", encap, "--offload", offload, "--advertise", at.String()}
 		if i > 0 {
 			args = append(args, "--join", seed.String())
 		}
@@ -232,6 +245,7 @@ var sharkFields = []string{
 	"frame.protocols", "frame.len", "ip.len", "ipv6.plen", "udp.length", "udp.dstport",
 	"ip.flags.df", "ip.flags.mf", "ip.frag_offset",
 	"ip.checksum.status", "udp.checksum.status", "tcp.checksum.status", "_ws.malformed",
+	"vxlan.flags", "vxlan.vni", "_ws.expert.severity", "_ws.expert.message",
 }
 
 // dissected is what tshark says of a frame.
@@ -256,7 +270,8 @@ func tshark(t *testing.T, n *node, frames [][]byte) (all []dissected) {
 		must(t, w.WritePacket(gopacket.CaptureInfo{Timestamp: time.Now(), CaptureLength: len(b), Length: len(b)}, b))
 	}
 	args := []string{
-		"-n", "-r", file, "-d", "tcp.port==1-65535,data", "-d", "udp.port==1-65535,data", "-d", "udp.port==8285,ip",
+		"-n", "-r", file, "-d", "tcp.port==1-65535,data", "-d", "udp.port==1-65535,data", "-d", "udp.port==8285,ip", "-d", "udp.port==8472,vxlan",
+		"-o", "tcp.analyze_sequence_numbers:FALSE", // a capture that is not complete
 		"-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
 		"-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=,",
 	}
@@ -315,6 +330,13 @@ func (d *dissected) judge() {
 	if m := values["_ws.malformed"]; len(m) > 0 {
 		d.wrong = append(d.wrong, fmt.Sprintf("_ws.malformed is %q", m))
 	}
+	const warning = 0x600000 // PI_WARN of Wireshark's expert information
+	for _, s := range values["_ws.expert.severity"] {
+		if n, err := strconv.Atoi(s); err != nil || n >= warning {
+			d.wrong = append(d.wrong, fmt.Sprintf("_ws.expert warns: %q", values["_ws.expert.message"]))
+		}
+	}
+	data := slices.ContainsFunc(values["udp.dstport"], func(p string) bool { return p == "8285" || p == "8472" })
 	for i, layer := range strings.Split(d.kind, ":") {
 		switch layer {
 		case "ip":
@@ -322,7 +344,7 @@ func (d *dissected) judge() {
 			next("ip.checksum.status", "1")
 			next("ip.flags.mf", "0", "False")
 			next("ip.frag_offset", "0")
-			if df := next("ip.flags.df"); i == 0 && slices.Contains(values["udp.dstport"], "8285") && df != "1" && df != "True" {
+			if df := next("ip.flags.df"); i == 0 && data && df != "1" && df != "True" {
 				d.wrong = append(d.wrong, "ip.flags.df is not set: a router may cut it")
 			}
 			left -= 20
@@ -333,6 +355,13 @@ func (d *dissected) judge() {
 			next("udp.length", strconv.Itoa(left))
 			next("udp.checksum.status", "1")
 			left -= 8
+		case "vxlan":
+			next("vxlan.flags", "0x0800")
+			next("vxlan.vni", "1")
+			left -= 8
+		case "eth":
+			left -= 14
+		case "ethertype", "0x88b5":
 		case "tcp":
 			next("tcp.checksum.status", "1")
 		case "arp", "icmpv6", "ipv6.hopopts", "igmp": // neighbours, and who listens to what
