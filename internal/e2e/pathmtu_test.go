@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,26 @@ import (
 )
 
 // routed makes two nodes on different switches, with a router between them.
-func routed(t *testing.T, over6 bool) (router *lab.Host, nodes []*node) {
+func routed(t *testing.T, over6 bool, args ...string) (router *lab.Host, nodes []*node) {
+	t.Helper()
+	router, nodes = routedHosts(t)
+	if over6 {
+		nodes[0].start(t, append(args, "--advertise", nodes[0].Addr6().String())...)
+		nodes[1].start(t, append(args, "--advertise", nodes[1].Addr6().String(), "--join", nodes[0].Addr6().String())...)
+	} else {
+		nodes[0].start(t, args...)
+		nodes[1].start(t, append(args, "--join", nodes[0].Addr4().String())...)
+	}
+	for _, n := range nodes {
+		n.lease(t)
+		n.attach(t)
+	}
+	awaitMesh(t, nodes...)
+	return router, nodes
+}
+
+// routedHosts is routed without daemons.
+func routedHosts(t *testing.T) (router *lab.Host, nodes []*node) {
 	t.Helper()
 	l := labtest.New(t)
 	router, err := l.Host("router")
@@ -34,18 +54,6 @@ func routed(t *testing.T, over6 bool) (router *lab.Host, nodes []*node) {
 			must(t, n.AddRoute(there.Masked(), ports[i].Addrs()[j].Addr()))
 		}
 	}
-	if over6 {
-		nodes[0].start(t, "--advertise", nodes[0].Addr6().String())
-		nodes[1].start(t, "--advertise", nodes[1].Addr6().String(), "--join", nodes[0].Addr6().String())
-	} else {
-		nodes[0].start(t)
-		nodes[1].start(t, "--join", nodes[0].Addr4().String())
-	}
-	for _, n := range nodes {
-		n.lease(t)
-		n.attach(t)
-	}
-	awaitMesh(t, nodes...)
 	return router, nodes
 }
 
@@ -66,17 +74,20 @@ func TestPathMTUDrops(t *testing.T) {
 		blackHole bool // the router does not tell
 		local     bool // it is the host's own link
 		over6     bool
+		encap     string
 		within    time.Duration
 	}{
 		{name: "a router says so", within: 10 * time.Second},
 		{name: "nobody says so", blackHole: true, within: 60 * time.Second},
 		{name: "on the own link", local: true, within: 10 * time.Second},
 		{name: "a router of an IPv6 underlay says so", over6: true, within: 10 * time.Second},
+		{name: "a router says so of vxlan", encap: "vxlan", within: 10 * time.Second},
+		{name: "a router of an IPv6 underlay says so of vxlan", over6: true, encap: "vxlan", within: 10 * time.Second},
 		{name: "on the own link to an IPv6 underlay", over6: true, local: true, within: 10 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			router, nodes := routed(t, tt.over6)
+			router, nodes := routed(t, tt.over6, "--encap", cmp.Or(tt.encap, "udp"))
 			a, b := nodes[0], nodes[1]
 			full, _ := peerMTU(t, a)
 			if full != 1430 { // 1500, without 40, 8, 8 and 14
@@ -102,6 +113,9 @@ func TestPathMTUDrops(t *testing.T) {
 			limit := link - 20 - 8
 			if tt.over6 {
 				limit = link - 40 - 8
+			}
+			if tt.encap == "vxlan" {
+				limit -= 8 + 14
 			}
 			labtest.Eventually(t, tt.within, func() error {
 				if mtu, reason := peerMTU(t, a); mtu > limit || mtu < limit-8 {

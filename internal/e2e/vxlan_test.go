@@ -2,10 +2,14 @@ package e2e_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/gopacket/layers"
 
 	"github.com/overlayd/overlayd/internal/kernel/lab"
 	"github.com/overlayd/overlayd/internal/kernel/lab/labtest"
@@ -205,6 +209,134 @@ func TestKernelPeersMixed(t *testing.T) {
 			if i != j && (i < 3 || j < 3) { // the kernel's own way needs no test
 				talk(t, from, to, 1430) // the nodes have IPv6 endpoints as well
 			}
+		}
+	}
+}
+
+// TestStaticPeerPathMTU: towards a peer that answers no probes, what a router says of
+// the size of packets counts.
+func TestStaticPeerPathMTU(t *testing.T) {
+	t.Parallel()
+	router, nodes := routedHosts(t)
+	a, subnets := nodes[0], subnetsOf(1)
+	k := asKernelPeer(t, nodes[1].Host, 200, false, lab.VXLANConfig{}, []lab.VTEPPeer{{Remote: a.Addr4(), Subnets: subnets}})
+	a.start(t, "--encap", "vxlan", "--subnet", subnets[0].String()+","+subnets[1].String(), k.staticPeer(false))
+	a.lease(t)
+	a.attach(t)
+	a.awaitStatic(t, k.Name())
+	talk(t, a.container, k.container, 1430)
+	must(t, router.SetMTU("eth1", 1350))
+	for _, dst := range k.container.Addrs() {
+		_, err := lab.Transfer(within(t, 30*time.Second), lab.TransferConfig{From: a.container.Namespace, To: k.container.Namespace, Dst: dst, Bytes: 3e6})
+		must(t, err)
+	}
+	if mtu, reason := peerMTU(t, a); mtu != 1300 {
+		t.Errorf("the MTU is %d (%s)", mtu, reason)
+	}
+	talk(t, a.container, k.container, 1300)
+}
+
+// TestVXLANAlone: where nothing but gossip and VXLAN may pass, that is enough.
+func TestVXLANAlone(t *testing.T) {
+	t.Parallel()
+	_, sw, nodes := cluster(t, 2)
+	must(t, sw.Block(lab.Match{Proto: "udp", Port: 8285}))
+	for i, n := range nodes {
+		args := []string{"--encap", "vxlan", "--vxlan-port", "4790"}
+		if i > 0 {
+			args = append(args, "--join", nodes[0].Addr4().String())
+		}
+		n.start(t, args...)
+	}
+	for _, n := range nodes {
+		n.lease(t)
+		n.attach(t)
+	}
+	awaitMesh(t, nodes...)
+	data, err := nodes[0].Count(lab.Match{Proto: "udp", Port: 4790}, lab.Out)
+	must(t, err)
+	talk(t, nodes[0].container, nodes[1].container, nodes[0].env.MTU)
+	if n, _, err := data.Read(); n < 100 || err != nil {
+		t.Errorf("%d datagrams went to the port: %v", n, err)
+	}
+}
+
+// TestVXLANHostileNeighbors: spoofed ARP and neighbour discovery, floods of it, and a
+// stranger's frames change nothing, and the log stays quiet.
+func TestVXLANHostileNeighbors(t *testing.T) {
+	t.Parallel()
+	_, _, nodes := cluster(t, 4)
+	a, subnets := nodes[0], subnetsOf(1)
+	peers := []lab.VTEPPeer{{Remote: a.Addr4(), Subnets: subnets}}
+	k1 := asKernelPeer(t, nodes[1].Host, 200, false, lab.VXLANConfig{}, peers)
+	k2 := asKernelPeer(t, nodes[2].Host, 201, false, lab.VXLANConfig{}, peers)
+	stranger := nodes[3].Host
+	a.start(t, "--encap", "vxlan", "--subnet", subnets[0].String()+","+subnets[1].String(), k1.staticPeer(false), k2.staticPeer(false))
+	a.lease(t)
+	a.attach(t)
+	a.awaitStatic(t, k1.Name())
+	a.awaitStatic(t, k2.Name())
+	own, err := net.ParseMAC(a.status(t).Node.VTEPMAC)
+	must(t, err)
+
+	arp := func(op uint16, sender, target netip.Addr, to net.HardwareAddr) []byte {
+		return serialized(t, &layers.VXLAN{ValidIDFlag: true, VNI: 1}, &layers.Ethernet{SrcMAC: forgerMAC, DstMAC: to, EthernetType: layers.EthernetTypeARP},
+			&layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: op,
+				SourceHwAddress: forgerMAC, SourceProtAddress: sender.AsSlice(), DstHwAddress: own, DstProtAddress: target.AsSlice()})
+	}
+	all := net.HardwareAddr{255, 255, 255, 255, 255, 255}
+	vtep1, vtep2, ours := k1.subnets[0].Addr(), k2.subnets[0].Addr(), subnets[0].Addr()
+	evil := [][]byte{
+		arp(layers.ARPReply, vtep2, ours, own),    // k2 is where I am
+		arp(layers.ARPReply, ours, ours, all),     // so are you
+		arp(layers.ARPRequest, vtep2, vtep2, all), // gratuitous
+		arp(layers.ARPReply, vtep2, vtep2, all),   // the same
+		arp(layers.ARPRequest, vtep2, ours, all),  // k2 asks
+		arp(layers.ARPRequest, vtep1, ours, own),  // in a flood
+		arp(layers.ARPRequest, a.container.Addr4(), ours, own),
+	}
+	skip, began := len(a.log(t)), time.Now()
+	flood := make(chan error, 2)
+	const floods = 20000
+	for _, from := range []*lab.Host{k1.Host, stranger} {
+		go func() {
+			c, err := from.ListenUDP(netip.AddrPortFrom(from.Addr4(), 0))
+			for i := 0; err == nil && i < floods; i++ {
+				_, err = c.WriteToUDPAddrPort(evil[i%len(evil)], netip.AddrPortFrom(a.Addr4(), vxlanPort))
+			}
+			if c != nil {
+				c.Close()
+			}
+			flood <- err
+		}()
+	}
+	must(t, <-flood, <-flood)
+	for _, k := range []*kernelPeer{k1, k2} {
+		talk(t, a.container, k.container, 1430)
+		talk(t, k.container, a.container, 1430)
+	}
+	labtest.Eventually(t, 10*time.Second, func() error { // the kernel's counts come each second
+		d := a.status(t).Drops
+		for _, reason := range []string{"neighbor_unsolicited", "neighbor_spoofed", "neighbor_not_ours", "neighbor_queue_full", "rx_unknown_source"} {
+			if d[reason] == 0 {
+				return fmt.Errorf("nothing is counted as %s: %v", reason, d)
+			}
+		}
+		return nil
+	})
+	log := a.log(t)[skip:]
+	if strings.Contains(log, "peer-down") {
+		t.Error("a peer went down")
+	}
+	lines, limit := map[string]int{}, int(time.Since(began).Seconds())+2
+	for line := range strings.Lines(log) {
+		if _, reason, ok := strings.Cut(line, "packets dropped\" reason="); ok {
+			lines[strings.Fields(reason)[0]]++
+		}
+	}
+	for reason, n := range lines {
+		if n > limit {
+			t.Errorf("%d lines in the log about %s", n, reason)
 		}
 	}
 }
