@@ -51,7 +51,7 @@ func TestDecisionsDoNotAllocate(t *testing.T) {
 	for _, table := range []*Table{e.Table(), mustTable(t, testTableConfig())} {
 		e.SetTable(table)
 		tx := txLoopOf(e, [sockCount]batchConn{&scriptConn{}, &scriptConn{}}, [sockCount]offloads{})
-		rx := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
+		rx := newRxLoop(e, sock{}, queueOf(e))
 		for _, dst := range []string{
 			"100.96.2.1", "fd96:0:0:2::1", "100.96.1.1", "100.96.77.1", "203.0.113.1", "100.96.5.1", "224.0.0.1",
 		} {
@@ -107,7 +107,7 @@ func (c *countConn) writeBatch(ms []datagram) (int, error) {
 func TestBatchesDoNotAllocate(t *testing.T) {
 	e := stubEngine(t, nil)
 	var c countConn
-	tx, rx := txLoopOf(e, [sockCount]batchConn{&c, nil}, [sockCount]offloads{}), newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
+	tx, rx := txLoopOf(e, [sockCount]batchConn{&c, nil}, [sockCount]offloads{}), newRxLoop(e, sock{}, queueOf(e))
 	pkt := tunnel.Packet{Data: innerFrom("100.96.1.9", "100.96.2.1", 1400)}
 	m := received("192.0.2.2:1", frame(encap.IPv4, innerFrom("100.96.2.1", "100.96.1.9", 1400)))
 	table := e.Table()
@@ -197,7 +197,7 @@ func BenchmarkRxDecide(b *testing.B) {
 	t, srcs := bigTable(b, 10000)
 	e := stubEngine(b, nil)
 	e.codec = encap.UDP{}
-	l := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
+	l := newRxLoop(e, sock{}, queueOf(e))
 	ms := make([]datagram, len(srcs))
 	for i, s := range srcs {
 		dst := addr("10.255.255.1")

@@ -105,7 +105,7 @@ func TestOuterClass(t *testing.T) {
 // TestRxECN: what was marked on the way comes out marked, or not at all.
 func TestRxECN(t *testing.T) {
 	e := stubEngine(t, nil)
-	l := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
+	l := newRxLoop(e, sock{}, queueOf(e))
 	for _, inner := range []uint8{0, 2} {
 		m := received("192.0.2.2:1", frame(encap.IPv4, withClass(t, "100.96.2.1", "100.96.1.9", inner)))
 		m.class = ecnCE

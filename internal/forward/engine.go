@@ -117,6 +117,9 @@ type Engine struct {
 	log      *slog.Logger
 
 	table     atomic.Pointer[Table]
+	tap       atomic.Pointer[Tap] // nil: none
+	tapping   sync.Mutex
+	tapList   []*Tap                    // under tapping
 	strangers atomic.Pointer[strangers] // of Run
 	drops     Drops
 	out       *output // to the first queue
@@ -376,6 +379,12 @@ func (e *Engine) SendFrame(codec encap.Codec, k encap.Kind, d encap.Dest, payloa
 	}
 	if err := e.send(sockFor(to.Addr()), payload, to); err != nil {
 		return fmt.Errorf("send %v frame to %v: %w", k, to, err)
+	}
+	if tap := e.tap.Load(); tap != nil {
+		(*tap)(&Seen{
+			Outer: true, Outbound: true, Peer: e.table.Load().peerAt(to), Encap: codec.Name(), Remote: to,
+			Local: localOf(e.conns[sockFor(to.Addr())]), Pieces: [][]byte{payload},
+		})
 	}
 	return nil
 }

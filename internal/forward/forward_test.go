@@ -139,7 +139,7 @@ func txLoopOf(e *Engine, conns [sockCount]batchConn, off [sockCount]offloads) *t
 	q := queueOf(e)
 	for i, c := range conns {
 		if c != nil {
-			q.tx[i] = []sock{{c, off[i]}}
+			q.tx[i] = []sock{{conn: c, off: off[i]}}
 		}
 	}
 	return newTxLoop(e, q)

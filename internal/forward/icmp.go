@@ -169,6 +169,9 @@ func (e *Engine) answer(ctx context.Context) {
 			if err == nil {
 				pkts[0] = tunnel.Packet{Data: b}
 				err = e.out.writeOwn(pkts)
+				if tap := e.tap.Load(); tap != nil && err == nil {
+					e.showInner(*tap, false, nil, b, None)
+				}
 			}
 			if err != nil {
 				e.drops.Add(TxICMPNotSent, 1)

@@ -176,7 +176,7 @@ func TestRxJoined(t *testing.T) {
 	e.SetTable(mustTable(t, testTableConfig()))
 	var control int
 	e.control = func([]byte, netip.AddrPort) { control++ }
-	l := newRxLoop(e, sock{nil, offloads{gro: true}}, queueOf(e))
+	l := newRxLoop(e, sock{off: offloads{gro: true}}, queueOf(e))
 	var joined []byte
 	for i := range 10 {
 		p := tcpPacket("100.96.2.1", "100.96.1.9", uint32(1+i*1000), 1000)

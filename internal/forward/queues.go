@@ -3,14 +3,23 @@ package forward
 import (
 	"fmt"
 	"net"
+	"net/netip"
 
 	"github.com/overlayd/overlayd/tunnel"
 )
 
 // sock is a socket of a queue, nil if there is none of its family.
 type sock struct {
-	conn batchConn
-	off  offloads
+	conn  batchConn
+	off   offloads
+	local netip.AddrPort
+}
+
+// localOf is the address that a socket is bound to.
+func localOf(c *net.UDPConn) netip.AddrPort {
+	a, _ := c.LocalAddr().(*net.UDPAddr)
+	p := a.AddrPort() // nil-safe
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
 // queue is one queue of the device with its sockets, by address family. Nothing is
@@ -99,6 +108,7 @@ func (e *Engine) takeTx(q *queue, conns []*net.UDPConn, waiters int) error {
 
 // take makes a batchConn of a socket.
 func (e *Engine) take(c *net.UDPConn, family, waiters int, sendOnly bool) (s sock, err error) {
+	s.local = localOf(c)
 	s.conn, s.off, err = newConn(c, family == sock6, max(maxBatch, rxBatch), waiters, e.offload, sendOnly, e.heardTooBig)
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", ErrSocket, err)

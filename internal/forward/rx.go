@@ -45,6 +45,7 @@ type rxLoop struct {
 	out   *output
 	e     *Engine
 	conn  batchConn
+	local netip.AddrPort
 	ms    []datagram
 	size  int               // of the longest datagram that is expected
 	join  *tunnel.Coalescer // of what was accepted from one batch
@@ -61,6 +62,7 @@ func newRxLoop(e *Engine, c sock, q *queue) *rxLoop {
 		out:   q.out,
 		e:     e,
 		conn:  c.conn,
+		local: c.local,
 		ms:    make([]datagram, n),
 		size:  min(e.codec.HeaderLen()+max(e.mtu, minRxPacket)+rxSlack, maxDatagram),
 		join:  tunnel.NewCoalescer(q.dev.Features()),
@@ -123,6 +125,9 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 	if m.segment > 0 && len(l.cache.senders(t, m.addr.Addr())) == 0 {
 		// A stranger's whole train, for one lookup.
 		l.e.drops.Add(RxUnknownSource, uint64((len(b)+m.segment-1)/m.segment))
+		if tap := l.e.tap.Load(); tap != nil {
+			l.show(*tap, m, b, nil, nil, RxUnknownSource)
+		}
 		return
 	}
 	for first := true; first || len(b) > 0; first = false {
@@ -132,6 +137,12 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 		}
 		b = b[len(one):]
 		kind, payload, p, reason := l.decide(t, m.addr.Addr(), one, m.truncated && len(b) == 0)
+		if p != nil && !markInner(payload, m.class) {
+			reason = RxECN
+		}
+		if tap := l.e.tap.Load(); tap != nil {
+			l.show(*tap, m, one, payload, p, reason)
+		}
 		switch {
 		case reason != None:
 			l.e.drops.Add(reason, 1)
@@ -139,8 +150,6 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 			l.e.control(payload, m.addr)
 		case kind == encap.ARP, kind == encap.ND:
 			l.e.neighbor(kind, payload, m.addr)
-		case !markInner(payload, m.class):
-			l.e.drops.Add(RxECN, 1)
 		case l.join.Add(payload) == len(l.peers): // a new one of join's packets
 			l.peers = append(l.peers, p)
 		}

@@ -56,7 +56,7 @@ func TestRxDecide(t *testing.T) {
 		{"spoofed", node2, frame(encap.IPv4, innerFrom("100.96.3.1", ours4, 30)), false, "", RxSpoofedSource},
 		{"not for us", node2, frame(encap.IPv4, innerFrom("100.96.2.1", "100.96.3.1", 30)), false, "", RxWrongDestination},
 	} {
-		l := newRxLoop(stubEngine(t, nil), sock{nil, offloads{}}, queueOf(stubEngine(t, nil)))
+		l := newRxLoop(stubEngine(t, nil), sock{}, queueOf(stubEngine(t, nil)))
 		m := received(tt.from, tt.b)
 		m.truncated = tt.truncated
 		_, payload, p, r := l.decide(l.e.Table(), m.addr.Addr(), m.bufs[0], m.truncated)
@@ -103,7 +103,7 @@ func TestRxDeliver(t *testing.T) {
 				}
 				return len(pkts), nil
 			})
-			l := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
+			l := newRxLoop(e, sock{}, queueOf(e))
 			for i := range 5 {
 				l.take(e.Table(), received("192.0.2.2:1", frame(encap.IPv4, innerFrom("100.96.2.1", "100.96.1.9", 30+i))))
 				if !slices.Contains(tt.refuse, i) {
@@ -130,7 +130,7 @@ func TestRxDeliver(t *testing.T) {
 	}
 	t.Run("closed", func(t *testing.T) {
 		e := stubEngine(t, func([]tunnel.Packet) (int, error) { return 0, fmt.Errorf("write: %w", os.ErrClosed) })
-		l := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
+		l := newRxLoop(e, sock{}, queueOf(e))
 		l.take(e.Table(), received("192.0.2.2:1", frame(encap.IPv4, innerFrom("100.96.2.1", "100.96.1.9", 30))))
 		if err := l.deliver(); !errors.Is(err, os.ErrClosed) || !errors.Is(err, ErrDevice) {
 			t.Errorf("deliver to a closed device: %v", err)
@@ -157,7 +157,7 @@ func (c *brokenConn) writeBatch([]datagram) (int, error) { panic("not written by
 func TestRxSocketErrors(t *testing.T) {
 	e := stubEngine(t, nil)
 	c := &brokenConn{until: maxSocketErrors + 3} // also pauses
-	err := newRxLoop(e, sock{c, offloads{}}, queueOf(e)).run(t.Context())
+	err := newRxLoop(e, sock{conn: c}, queueOf(e)).run(t.Context())
 	if !errors.Is(err, ErrSocket) || !errors.Is(err, net.ErrClosed) {
 		t.Errorf("run: %v", err)
 	}
@@ -188,7 +188,7 @@ func FuzzReceive(f *testing.F) {
 		addrPort("192.0.2.2:8285"), addrPort("192.0.2.3:8285"), addrPort("[2001:db8::2]:8285"), addrPort("192.0.2.66:8285"),
 	}
 	slow := slowTable{testTableConfig()}
-	framed, plain := newRxLoop(stubEngine(f, nil), sock{nil, offloads{}}, queueOf(stubEngine(f, nil))), newRxLoop(stubEngine(f, nil), sock{nil, offloads{}}, queueOf(stubEngine(f, nil)))
+	framed, plain := newRxLoop(stubEngine(f, nil), sock{}, queueOf(stubEngine(f, nil))), newRxLoop(stubEngine(f, nil), sock{}, queueOf(stubEngine(f, nil)))
 	plain.e.codec = encap.UDP{}
 
 	f.Fuzz(func(t *testing.T, who uint8, b []byte) {

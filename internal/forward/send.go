@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"syscall"
 )
 
@@ -12,13 +13,12 @@ import (
 // segmentation, those of one size to one peer that follow each other are one
 // message. Its buffers belong to the batch: they are valid until flush returns.
 type sendQueue struct {
+	e     *Engine
 	conn  batchConn
-	drops *Drops
+	local netip.AddrPort
 	gso   bool // the kernel cuts messages for us
-	// refused is told about whom the kernel refuses a datagram's size.
-	refused func(*Peer)
-	ms      []queuedDatagram
-	iov     [][]byte // the pieces of ms, in order
+	ms    []queuedDatagram
+	iov   [][]byte // the pieces of ms, in order
 
 	// Of flush.
 	groups []datagram // messages
@@ -43,16 +43,16 @@ const (
 	maxCut = 64
 )
 
-func newSendQueue(c batchConn, d *Drops, n int, gso bool, refused func(*Peer)) *sendQueue {
+func newSendQueue(e *Engine, s sock, n int) *sendQueue {
 	return &sendQueue{
-		conn:    c,
-		drops:   d,
-		gso:     gso,
-		refused: refused,
-		ms:      make([]queuedDatagram, 0, n),
-		iov:     make([][]byte, 0, 3*n),
-		groups:  make([]datagram, 0, n),
-		counts:  make([]int, 0, n),
+		e:      e,
+		conn:   s.conn,
+		local:  s.local,
+		gso:    s.off.gso,
+		ms:     make([]queuedDatagram, 0, n),
+		iov:    make([][]byte, 0, 3*n),
+		groups: make([]datagram, 0, n),
+		counts: make([]int, 0, n),
 	}
 }
 
@@ -104,7 +104,10 @@ func (q *sendQueue) flush() error {
 	ms, iov := q.ms, q.iov
 	q.group(ms, iov)
 	groups, counts := q.groups, q.counts
-	next := func() { // past the first group
+	next := func(r Reason) { // past the first group, which was sent or dropped
+		if tap := q.e.tap.Load(); tap != nil {
+			q.show(*tap, ms[:counts[0]], iov, r)
+		}
 		ms, iov = ms[counts[0]:], iov[len(groups[0].bufs):]
 		groups, counts = groups[1:], counts[1:]
 	}
@@ -123,7 +126,7 @@ func (q *sendQueue) flush() error {
 			}
 			c.TxBytes.Add(uint64(bytes))
 			tries = 0
-			next()
+			next(None)
 		}
 		if err == nil || len(groups) == 0 {
 			continue
@@ -143,7 +146,7 @@ func (q *sendQueue) flush() error {
 			// somebody else, and this one was not even tried.
 			tries++
 			if errors.Is(err, syscall.ECONNREFUSED) { // it never is this one's
-				q.drops.Add(reason, 1)
+				q.e.drops.Add(reason, 1)
 			}
 			continue
 		}
@@ -154,11 +157,11 @@ func (q *sendQueue) flush() error {
 			// Kernels before 6.2 say so of a message that is to be cut by EINVAL: then it
 			// was no reason to do without.
 			q.gso = q.gso || cut
-			q.refused(ms[0].peer)
+			q.e.sizeRefused(ms[0].peer)
 		}
-		q.drops.Add(reason, uint64(counts[0]))
+		q.e.drops.Add(reason, uint64(counts[0]))
 		tries = 0
-		next()
+		next(reason)
 	}
 	return nil
 }

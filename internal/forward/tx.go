@@ -57,7 +57,7 @@ func newTxLoop(e *Engine, q *queue) *txLoop {
 	}
 	for i, list := range q.tx {
 		for _, s := range list {
-			l.queues[i] = append(l.queues[i], newSendQueue(s.conn, &e.drops, n, s.off.gso, e.sizeRefused))
+			l.queues[i] = append(l.queues[i], newSendQueue(e, s, n))
 		}
 	}
 	return l
@@ -117,6 +117,9 @@ func (l *txLoop) begin() {
 func (l *txLoop) take(t *Table, i int) {
 	pkt := &l.pkts[i]
 	p, src, reason := l.decide(t, pkt)
+	if tap := l.e.tap.Load(); tap != nil {
+		l.e.showInner(*tap, true, p, pkt.Data, reason)
+	}
 	switch reason {
 	case None:
 	case TxNoOwner, TxPeerDown, TxNoSocket:

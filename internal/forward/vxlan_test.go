@@ -111,7 +111,7 @@ func TestVXLANReceive(t *testing.T) {
 					t.Errorf("payload %x", payload)
 				}
 			}
-			l := newRxLoop(e, sock{nil, offloads{}}, queueOf(e))
+			l := newRxLoop(e, sock{}, queueOf(e))
 			l.take(e.Table(), received(tt.from, tt.b))
 			if err := l.deliver(); err != nil {
 				t.Fatal(err)
