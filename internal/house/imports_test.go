@@ -101,7 +101,7 @@ var homes = []home{
 	{"github.com/vishvananda/", []string{"internal/kernel"}, false, "one room reaches the kernel"},
 	{"github.com/google/nftables", []string{"internal/kernel"}, false, "one room reaches the kernel"},
 	{"github.com/mdlayher/", []string{"internal/kernel"}, false, "one room reaches the kernel"},
-	{"github.com/google/gopacket", []string{"internal/forward/icmp.go", "internal/neighbor", placeLab}, true, "the hot path parses by hand"},
+	{"github.com/google/gopacket", []string{"internal/forward/icmp.go", "internal/neighbor", "internal/capture", placeLab}, true, "the hot path parses by hand"},
 	{"github.com/songgao/water", []string{"tunnel"}, false, "it stays behind tunnel.Device"},
 	{"github.com/hashicorp/", []string{"membership"}, false, "it stays behind membership.Member"},
 	{"github.com/spf13/", []string{"cmd"}, false, "libraries have no command line"},
