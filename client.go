@@ -5,11 +5,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
 
+	"github.com/overlayd/overlayd/internal/capture"
 	"github.com/overlayd/overlayd/internal/control"
 )
 
@@ -177,6 +179,13 @@ func (c *Client) Ping(ctx context.Context, target string) (PingResult, error) {
 		return d, err
 	}
 	return d, c.decode(b, &d)
+}
+
+// Capture is Node.Capture of the node, without the numbers, which stand in what is
+// written. It ends with ctx, which is no error.
+func (c *Client) Capture(ctx context.Context, cfg CaptureConfig, w io.Writer) error {
+	q := url.Values{"peer": {cfg.Peer}, "path": {cfg.Path}, "max_bytes": {strconv.FormatInt(cfg.MaxBytes, 10)}}
+	return c.c.Stream(ctx, "/v1/capture", q, &capture.Blocks{W: w})
 }
 
 // Leave is Node.Leave of the node: it releases its subnets, says good-bye and

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -36,6 +37,7 @@ type fakeNode struct {
 	lookup func(netip.Addr) (RouteStatus, error)
 	ping   func(context.Context, string) (PingResult, error)
 	leave  func(context.Context) error
+	record func(context.Context, CaptureConfig, io.Writer) error
 }
 
 func (f *fakeNode) Status() Status                           { return f.status }
@@ -51,6 +53,9 @@ func (f *fakeNode) Lookup(a netip.Addr) (RouteStatus, error) { return f.lookup(a
 func (f *fakeNode) Evict(_ context.Context, p netip.Prefix) error {
 	f.asked = "evict " + p.String()
 	return f.keyErr
+}
+func (f *fakeNode) capture(ctx context.Context, cfg CaptureConfig, w io.Writer, flush func() error) (CaptureStats, error) {
+	return CaptureStats{}, errors.Join(f.record(ctx, cfg, w), flush())
 }
 func (f *fakeNode) Leave(ctx context.Context) error                        { return f.leave(ctx) }
 func (f *fakeNode) Ping(ctx context.Context, t string) (PingResult, error) { return f.ping(ctx, t) }

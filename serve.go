@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -33,6 +34,7 @@ type controlled interface {
 	Lookup(addr netip.Addr) (RouteStatus, error)
 	Ping(ctx context.Context, target string) (PingResult, error)
 	Leave(ctx context.Context) error
+	capture(ctx context.Context, cfg CaptureConfig, w io.Writer, flush func() error) (CaptureStats, error)
 }
 
 // controlHandlers answers the requests that package control lists from n's
@@ -50,7 +52,39 @@ func controlHandlers(n controlled) control.Handlers {
 	mux.HandleFunc("GET /v1/routes/{addr}", func(w http.ResponseWriter, r *http.Request) { serveLookup(n, w, r) })
 	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) { servePing(n, w, r) })
 	mux.HandleFunc("POST /v1/evict", func(w http.ResponseWriter, r *http.Request) { serveEvict(n, w, r) })
-	return control.Handlers{Query: mux, Leave: n.Leave}
+	stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveCapture(n, w, r) })
+	return control.Handlers{Query: mux, Stream: stream, Leave: n.Leave}
+}
+
+func serveCapture(n controlled, w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	cfg := CaptureConfig{Peer: q.Get("peer"), Path: q.Get("path")}
+	if s := q.Get("max_bytes"); s != "" {
+		var err error
+		if cfg.MaxBytes, err = strconv.ParseInt(s, 10, 64); err != nil || cfg.MaxBytes < 0 {
+			control.WriteError(w, badRequest("max_bytes %q is not a number of bytes", s))
+			return
+		}
+	}
+	out := &lateWriter{w: w, out: control.NewStreamWriter(w)}
+	if _, err := n.capture(r.Context(), cfg, out, out.out.Flush); err != nil && !out.begun {
+		control.WriteError(w, err)
+	}
+}
+
+// lateWriter says what follows when it does: until then an error can be told.
+type lateWriter struct {
+	w     http.ResponseWriter
+	out   *control.StreamWriter
+	begun bool
+}
+
+func (l *lateWriter) Write(b []byte) (int, error) {
+	if !l.begun {
+		l.begun = true
+		l.w.Header().Set("Content-Type", "application/x-pcapng")
+	}
+	return l.out.Write(b)
 }
 
 func serveLookup(n controlled, w http.ResponseWriter, r *http.Request) {

@@ -28,7 +28,7 @@ type (
 	fullState struct{ data []byte }
 	digestMsg struct {
 		from   memberlist.Node
-		digest uint64
+		digest digests
 		clock  time.Time // the other's
 	}
 	// conflict: another node has our name at another address.
@@ -124,16 +124,16 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 // AckPayload carries the digest of our records in every answer to a ping, so
 // that a record that gossip missed is noticed within seconds, and our clock.
 func (d delegate) AckPayload() []byte {
-	b := binary.BigEndian.AppendUint64(nil, d.m.digest.Load())
+	b := d.m.digest.Load().append(make([]byte, 0, digestLen+8))
 	return binary.BigEndian.AppendUint64(b, unixMilli(time.Now()))
 }
 
 func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, payload []byte) {
-	if len(payload) != 16 {
+	if len(payload) != digestLen+8 {
 		return
 	}
-	if clock, ok := milliTime(binary.BigEndian.Uint64(payload[8:])); ok {
-		d.m.inbox.putMessage(digestMsg{copyNode(n), binary.BigEndian.Uint64(payload), clock}, 0)
+	if clock, ok := milliTime(binary.BigEndian.Uint64(payload[digestLen:])); ok {
+		d.m.inbox.putMessage(digestMsg{copyNode(n), readDigests(payload), clock}, 0)
 	}
 }
 

@@ -31,7 +31,7 @@ type Member struct {
 	view    atomic.Pointer[View]
 	changed chan struct{}
 	meta    atomic.Pointer[[]byte]
-	digest  atomic.Uint64
+	digest  atomic.Pointer[digests]
 	skew    atomic.Int64 // of the cluster's time, nanoseconds
 	refused refusals
 	inbox   *inbox
@@ -46,17 +46,14 @@ type Member struct {
 	queue *broadcastQueue
 
 	// The rest belongs to the Member's goroutine.
-	leaser    *leaser
-	elector   elector
-	members   map[NodeID]*member
-	targets   map[targetKey]*target
-	listed    bool
-	syncing   bool
-	syncAfter time.Time
-	lastMerge time.Time // when the store last changed
-	// differ are the digests of others that differ from differOwn, ours.
-	differ     map[uint64]retry
-	differOwn  uint64
+	leaser     *leaser
+	elector    elector
+	members    map[NodeID]*member
+	targets    map[targetKey]*target
+	listed     bool
+	syncing    bool
+	syncAfter  time.Time
+	watch      digestWatch
 	dirty      bool                    // the view must be made anew
 	changes    map[NodeID]bool         // members that have changed since the last view
 	peers      []*Peer                 // of the last view; never changed in place
@@ -236,7 +233,7 @@ func (m *Member) Start() error {
 	m.leaser.twins = func() bool { return len(m.twins) > 0 }
 	m.findSelf()
 	m.setMeta()
-	m.digest.Store(m.store.digest)
+	m.setDigest()
 	m.makeView()
 	list, err := m.createMemberlist(m.ctx)
 	if err != nil {
@@ -345,7 +342,7 @@ func (m *Member) work(now time.Time) (next time.Time, err error) {
 	}
 	m.leaser.others(m.anyAlive())
 	todo, at := m.leaser.step(now)
-	m.digest.Store(m.store.digest)
+	m.setDigest()
 	m.mu.Unlock()
 	if !at.IsZero() && at.Before(next) {
 		next = at
@@ -376,7 +373,6 @@ func (m *Member) do(e effect) error {
 		m.mu.Lock()
 		m.queue.add(broadcastKey{kind: kindClaim, claim: e.key})
 		m.mu.Unlock()
-		m.lastMerge = time.Now()
 		m.dirty = true
 	case effectPersist:
 		if err := m.disk.saveLease(m.id, m.cfg.Settings, m.leaser.held()); err != nil {

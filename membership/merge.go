@@ -9,19 +9,6 @@ import (
 	"time"
 )
 
-// maxDiffer bounds how many foreign digests are remembered.
-const maxDiffer = 1024
-
-// retry is when something is tried again, and how long was waited for that.
-type retry struct {
-	next time.Time
-	wait time.Duration
-}
-
-// digestPatience is how long two nodes may differ before one asks the other
-// for everything: records under way by gossip need no help.
-const digestPatience = 2 * time.Second
-
 // handle works off one item of the inbox. An error ends the Member.
 func (m *Member) handle(item any, now time.Time) error {
 	switch it := item.(type) {
@@ -117,7 +104,6 @@ func (m *Member) mergeRecord(r record, now time.Time, spread bool) error {
 		}
 		if changed {
 			m.dirty = true
-			m.lastMerge = now
 		}
 	}
 	return nil
@@ -178,30 +164,23 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 	return nil
 }
 
-// compareDigest asks a node for everything when it holds other records than we
-// do although nothing has changed here for a while.
+// setDigest publishes the store's digests.
+func (m *Member) setDigest() {
+	d := m.store.digest
+	m.digest.Store(&d)
+}
+
+// compareDigest asks a node for everything when it holds records that we have missed.
 func (m *Member) compareDigest(it digestMsg, now time.Time) {
 	m.heardTime(it.from.Name, it.clock, now)
-	own := m.digest.Load()
-	if it.digest == own || !m.leaser.synced || now.Sub(m.lastMerge) < digestPatience || m.syncing || now.Before(m.syncAfter) {
+	if !m.watch.missed(m.digest.Load(), &it.digest, now) || !m.leaser.synced || m.syncing || now.Before(m.syncAfter) {
 		return
 	}
-	// Some never agree: clocks that are apart around an expiry, other settings.
-	// The same two digests are compared again later and later.
-	if own != m.differOwn || len(m.differ) > maxDiffer {
-		m.differOwn, m.differ = own, make(map[uint64]retry)
-	}
-	r := m.differ[it.digest]
-	if now.Before(r.next) {
-		return
-	}
-	r.wait = min(max(2*r.wait, digestPatience), dialLate)
-	r.next = now.Add(r.wait)
-	m.differ[it.digest] = r
 	addr, ok := netip.AddrFromSlice(it.from.Addr)
 	if !ok {
 		return
 	}
+	m.watch.asked(now)
 	id, _, _ := parseGossipName(it.from.Name)
 	m.syncWith(id, netip.AddrPortFrom(addr.Unmap(), it.from.Port))
 	m.syncAfter = now.Add(digestPatience)

@@ -33,7 +33,7 @@ type simNode struct {
 	holder    bool
 	syncing   bool
 	syncAfter time.Time // by its own clock, as the rest
-	lastMerge time.Time
+	watch     digestWatch
 	peers     []simPeer
 	ticks     int
 	wakes     uint64 // the newest wake-up; older ones are void
@@ -101,7 +101,7 @@ func (n *simNode) start() {
 	}
 	s.logf("node %d (%v) starts, life %d, with %d claims", n.i, n.id.String()[8:16], n.life, len(n.disk.claims))
 	n.store, n.queue, n.holder = newStore(), newBroadcastQueue(gossipRetransmit), n.disk.holder
-	n.syncing, n.syncAfter, n.lastMerge, n.held, n.everHeld = false, time.Time{}, time.Time{}, nil, false
+	n.syncing, n.syncAfter, n.watch, n.held, n.everHeld = false, time.Time{}, digestWatch{}, nil, false
 	n.peers = make([]simPeer, len(s.nodes))
 	n.leaser = newLeaser(n.id, s.settings, n.static, n.store, simSpread, n.disk.clone().claims, now)
 	n.leaser.spreading = func(k Key) bool { return n.queue.fresh(broadcastKey{kind: kindClaim, claim: k}) }
@@ -251,7 +251,6 @@ func (n *simNode) receive(b []byte) (complete bool) {
 			n.s.fail("node %d refuses a claim: %v: %+v", n.i, err, r.claim)
 		}
 		if changed {
-			n.lastMerge = n.wall()
 			if spread {
 				n.queue.add(broadcastKey{kind: kindClaim, claim: r.claim.Key})
 			}
@@ -299,9 +298,10 @@ func (n *simNode) ping() {
 		o.send(n, func() {
 			now := n.wall()
 			n.peers[o.i].clock = n.peers[o.i].alive
-			if digest == n.store.digest || !n.leaser.synced || now.Sub(n.lastMerge) < digestPatience || n.syncing || now.Before(n.syncAfter) {
+			if !n.watch.missed(&n.store.digest, &digest, now) || !n.leaser.synced || n.syncing || now.Before(n.syncAfter) {
 				return
 			}
+			n.watch.asked(now)
 			n.syncWith(o)
 			n.syncAfter = now.Add(digestPatience)
 		})
@@ -513,7 +513,6 @@ func (n *simNode) effects(todo []effect) {
 		switch e.kind {
 		case effectPublish:
 			n.queue.add(broadcastKey{kind: kindClaim, claim: e.key})
-			n.lastMerge = n.wall()
 		case effectPersist:
 			n.disk.holder, n.disk.claims = true, n.leaser.held()
 		case effectHeld:

@@ -35,7 +35,7 @@ type store struct {
 	lengths [2][129]int
 	// digest is the exclusive or of the hashes of all records: equal for equal
 	// stores, however they came to be.
-	digest uint64
+	digest digests
 
 	// groups is the verdict as of the last settle. Neither the slice nor what it
 	// points to is ever changed: views share it.
@@ -81,7 +81,7 @@ func (s *store) merge(c Claim, wall time.Time) (changed bool, err error) {
 		if !newer(c, old) {
 			return false, nil
 		}
-		s.digest ^= claimHash(old)
+		s.digest.toggle(old)
 	} else {
 		if len(s.claims) >= maxRecords || len(s.byOwner[c.Owner]) >= maxRecordsPerOwner || len(s.byPrefix[c.Prefix]) >= maxRecordsPerPrefix {
 			return false, errRecordFull
@@ -93,7 +93,7 @@ func (s *store) merge(c Claim, wall time.Time) (changed bool, err error) {
 		s.byPrefix[c.Prefix] = append(s.byPrefix[c.Prefix], c.Owner)
 	}
 	s.claims[c.Key] = c
-	s.digest ^= claimHash(c)
+	s.digest.toggle(c)
 	s.stale[c.Prefix] = true
 	return true, nil
 }
@@ -118,7 +118,7 @@ func (s *store) expire(wall time.Time) bool {
 }
 
 func (s *store) remove(c Claim) {
-	s.digest ^= claimHash(c)
+	s.digest.toggle(c)
 	delete(s.claims, c.Key)
 	s.byOwner[c.Owner] = without(s.byOwner[c.Owner], c.Prefix)
 	if len(s.byOwner[c.Owner]) == 0 {

@@ -42,13 +42,13 @@ func countKeys[K, V comparable](index map[K][]V) map[K]int {
 
 func checkStore(t *rapid.T, s *store) {
 	t.Helper()
-	var digest uint64
+	var digest digests
 	byOwner, byPrefix := map[NodeID][]netip.Prefix{}, map[netip.Prefix][]NodeID{}
 	for k, c := range s.claims {
 		if c.Key != k {
 			t.Fatalf("the claim on %v lies under %v", c.Key, k)
 		}
-		digest ^= claimHash(c)
+		digest.toggle(c)
 		byOwner[k.Owner] = append(byOwner[k.Owner], k.Prefix)
 		byPrefix[k.Prefix] = append(byPrefix[k.Prefix], k.Owner)
 		if !slices.Contains(s.byOwner[k.Owner], k.Prefix) || !slices.Contains(s.byPrefix[k.Prefix], k.Owner) {

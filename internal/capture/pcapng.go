@@ -2,6 +2,7 @@ package capture
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"time"
 )
@@ -33,9 +34,13 @@ const (
 
 // pcapngWriter writes blocks, each with one call of Write, in little endian.
 type pcapngWriter struct {
-	w io.Writer
-	b []byte
+	w    io.Writer
+	b    []byte
+	left int64 // bytes that may be written; 0: any number
 }
+
+// errFull: the file is as large as it may be.
+var errFull = errors.New("capture: no more room")
 
 func (p *pcapngWriter) begin(typ uint32) {
 	p.b = binary.LittleEndian.AppendUint32(p.b[:0], typ)
@@ -72,6 +77,12 @@ func (p *pcapngWriter) end() error {
 	n := uint32(len(p.b) + 4)
 	p.u32(n)
 	binary.LittleEndian.PutUint32(p.b[4:], n)
+	if p.left > 0 {
+		if int64(n) >= p.left {
+			return errFull
+		}
+		p.left -= int64(n)
+	}
 	_, err := p.w.Write(p.b)
 	return err
 }

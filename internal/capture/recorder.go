@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -21,10 +22,12 @@ const (
 	maxPacket = 65535
 )
 
-// Config says what is captured. All fields but Keep are required.
+// Config says what is captured. Application, Inner and Outer are required.
 type Config struct {
 	// Keep chooses packets; it is called by the loops and must not block. Nil: all.
 	Keep func(*forward.Seen) bool
+	// MaxBytes ends the capture before the file becomes larger. 0: nothing does.
+	MaxBytes int64
 	// Application, Inner and Outer name the program and the two interfaces in the file.
 	Application, Inner, Outer string
 }
@@ -91,77 +94,108 @@ func (r *Recorder) Saw(s *forward.Seen) {
 	}
 }
 
-// Run writes until ctx ends or w fails. What was seen before the end of ctx is
-// written, then how much was missed. flush, if not nil, is called whenever there is
-// nothing more to write at the moment.
+// Run writes until ctx ends, w fails or the file is as large as it may be. What was
+// seen before the end of ctx is written. How much was missed is written at the end,
+// and in between when it has changed and there is nothing else to write, which is
+// also when flush is called, if it is not nil. Each Write is of whole blocks.
 func (r *Recorder) Run(ctx context.Context, w io.Writer, flush func() error) (Stats, error) {
-	var written [interfaces]uint64
-	stats := func() (s Stats) {
-		for i := range interfaces {
-			s.Written += written[i]
-			s.Missed += r.missed[i].Load()
-		}
-		return s
-	}
 	if flush == nil {
 		flush = func() error { return nil }
 	}
-	out := pcapngWriter{w: w}
-	err := out.section(r.cfg.Application)
-	if err == nil {
-		err = out.iface(r.cfg.Inner, "inner packets, as they pass the tunnel device")
-	}
-	if err == nil {
-		err = out.iface(r.cfg.Outer, "datagrams of the underlay; their IP and UDP headers are made up")
-	}
-	buf := gopacket.NewSerializeBuffer()
-	write := func(c *record) error {
-		b, comment := c.b, ""
-		if c.iface == ifaceOuter {
-			if b, err = c.datagram(buf); err != nil {
-				return fmt.Errorf("capture: %w", err)
-			}
-		}
-		if c.reason != forward.None {
-			comment = "dropped: " + c.reason.String()
-		}
-		if err := out.packet(c.iface, c.at, c.outbound, b, comment); err != nil {
-			return err
-		}
-		written[c.iface]++
-		r.free <- c
-		return nil
-	}
+	f := &file{r: r, out: pcapngWriter{w: w, left: r.cfg.MaxBytes}, buf: gopacket.NewSerializeBuffer()}
+	err := f.begin()
 	for err == nil {
 		select {
 		case c := <-r.ready:
-			err = write(c)
+			err = f.add(c)
 			continue
 		default:
 		}
-		if err = flush(); err != nil {
+		if err = errors.Join(f.statistics(), flush()); err != nil {
 			break
 		}
 		select {
 		case c := <-r.ready:
-			err = write(c)
+			err = f.add(c)
 			continue
 		case <-ctx.Done():
 		}
 		for len(r.ready) > 0 && err == nil {
-			err = write(<-r.ready)
+			err = f.add(<-r.ready)
 		}
-		for i := range interfaces {
-			if err == nil {
-				err = out.statistics(uint32(i), time.Now(), written[i]+r.missed[i].Load(), r.missed[i].Load())
-			}
-		}
-		if err == nil {
-			err = flush()
-		}
-		return stats(), err
+		break
 	}
-	return stats(), err
+	if errors.Is(err, errFull) {
+		err = nil
+	}
+	if err == nil {
+		f.out.left = 0 // there is room for these
+		f.known = [interfaces]uint64{^uint64(0), ^uint64(0)}
+		err = errors.Join(f.statistics(), flush())
+	}
+	return f.stats(), err
+}
+
+// file is what Run writes.
+type file struct {
+	r       *Recorder
+	out     pcapngWriter
+	buf     gopacket.SerializeBuffer
+	written [interfaces]uint64
+	known   [interfaces]uint64 // how many missed ones the file tells of
+}
+
+func (f *file) begin() error {
+	if err := f.out.section(f.r.cfg.Application); err != nil {
+		return err
+	}
+	if err := f.out.iface(f.r.cfg.Inner, "inner packets, as they pass the tunnel device"); err != nil {
+		return err
+	}
+	return f.out.iface(f.r.cfg.Outer, "datagrams of the underlay; their IP and UDP headers are made up")
+}
+
+// add writes a packet and gives its record back.
+func (f *file) add(c *record) error {
+	defer func() { f.r.free <- c }() // has room: there are no more than that
+	b, comment := c.b, ""
+	if c.iface == ifaceOuter {
+		var err error
+		if b, err = c.datagram(f.buf); err != nil {
+			return fmt.Errorf("capture: %w", err)
+		}
+	}
+	if c.reason != forward.None {
+		comment = "dropped: " + c.reason.String()
+	}
+	if err := f.out.packet(c.iface, c.at, c.outbound, b, comment); err != nil {
+		return err
+	}
+	f.written[c.iface]++
+	return nil
+}
+
+// statistics writes how much was missed where that has changed.
+func (f *file) statistics() error {
+	for i := range interfaces {
+		missed := f.r.missed[i].Load()
+		if missed == f.known[i] {
+			continue
+		}
+		if err := f.out.statistics(uint32(i), time.Now(), f.written[i]+missed, missed); err != nil {
+			return err
+		}
+		f.known[i] = missed
+	}
+	return nil
+}
+
+func (f *file) stats() (s Stats) {
+	for i := range interfaces {
+		s.Written += f.written[i]
+		s.Missed += f.r.missed[i].Load()
+	}
+	return s
 }
 
 // datagram puts IP and UDP headers in front of what a socket took or gave. The TTL is

@@ -23,8 +23,8 @@ var (
 
 func config() Config { return Config{Application: "overlayd test", Inner: "overlay0", Outer: "eth0"} }
 
-// file writes what r has seen.
-func file(t *testing.T, r *Recorder) ([]byte, Stats) {
+// captured is the file of what r has seen.
+func captured(t *testing.T, r *Recorder) ([]byte, Stats) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -55,7 +55,7 @@ func TestRecorder(t *testing.T) {
 	for i := range all {
 		r.Saw(&all[i])
 	}
-	b, stats := file(t, r)
+	b, stats := captured(t, r)
 	if stats != (Stats{Written: 5}) {
 		t.Errorf("%+v", stats)
 	}
@@ -167,7 +167,7 @@ func TestMissed(t *testing.T) {
 		r.Saw(&forward.Seen{Pieces: [][]byte{big}})
 	}
 	r.Saw(&forward.Seen{Outer: true, Local: local4, Remote: remote4})
-	b, stats := file(t, r)
+	b, stats := captured(t, r)
 	if stats != (Stats{queueLen, 101}) {
 		t.Errorf("%+v", stats)
 	}
@@ -186,8 +186,25 @@ func TestMissed(t *testing.T) {
 	}
 	// There is room again.
 	r.Saw(&forward.Seen{Pieces: [][]byte{{0x45}}})
-	if _, stats := file(t, r); stats.Written != 1 {
+	if _, stats := captured(t, r); stats.Written != 1 {
 		t.Errorf("afterwards: %+v", stats)
+	}
+}
+
+// TestMaxBytes: the file ends in time, and whole.
+func TestMaxBytes(t *testing.T) {
+	cfg := config()
+	cfg.MaxBytes = 5000
+	r := New(cfg)
+	for range 100 {
+		r.Saw(&forward.Seen{Pieces: [][]byte{make([]byte, 100)}})
+	}
+	b, stats := captured(t, r)
+	if len(b) > 5200 || len(b) < 4500 || stats.Written < 20 || stats.Written > 50 || len(optionsOf(t, b, blockStatistics, optStatsIfDropped)) != 2 {
+		t.Errorf("%d bytes, %+v", len(b), stats)
+	}
+	if len(r.free)+len(r.ready) != queueLen {
+		t.Errorf("%d and %d records are left", len(r.free), len(r.ready))
 	}
 }
 

@@ -99,7 +99,46 @@ func cutOff(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
+// Stream copies an answer to w until ctx ends, which is no error, or the node ends it.
+func (c *Client) Stream(ctx context.Context, path string, query url.Values, w io.Writer) error {
+	resp, err := c.request(ctx, http.MethodGet, path, query)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusBadRequest {
+		_, err := c.read(resp, http.MethodGet, path)
+		return err
+	}
+	out := &taker{w: w}
+	if _, err := io.Copy(out, resp.Body); err != nil && out.err == nil && ctx.Err() == nil {
+		return fmt.Errorf("the node at %s has stopped: %w", c.Socket(), err)
+	}
+	return out.err
+}
+
+// taker remembers that w failed.
+type taker struct {
+	w   io.Writer
+	err error
+}
+
+func (t *taker) Write(b []byte) (int, error) {
+	n, err := t.w.Write(b)
+	t.err = err
+	return n, err
+}
+
 func (c *Client) do(ctx context.Context, method, path string, query url.Values) (json.RawMessage, error) {
+	resp, err := c.request(ctx, method, path, query)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return c.read(resp, method, path)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
 	// The host is a matter of form: every connection goes to the socket.
 	u := url.URL{Scheme: "http", Host: "overlayd", Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
@@ -114,7 +153,11 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 		}
 		return nil, c.explain(err)
 	}
-	defer resp.Body.Close()
+	return resp, nil
+}
+
+// read takes the whole answer.
+func (c *Client) read(resp *http.Response, method, path string) (json.RawMessage, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return nil, fmt.Errorf("answer of the node at %s: %w", c.Socket(), err)

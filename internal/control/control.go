@@ -9,6 +9,7 @@
 //	POST /v1/ping?target=T&timeout_ms=N                one probe
 //	POST /v1/evict?prefix=P                            end the claim of a node that is gone
 //	POST /v1/keys?add=HEX, ?use=ID or ?remove=ID       change the keys; the keys document
+//	GET  /v1/capture?peer=P&path=P                     packets as pcapng, until the client goes away
 //	POST /v1/leave                                     answered when the node has left and stopped
 //
 // A request that fails is answered with a status code of 400 or more and

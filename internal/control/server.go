@@ -29,6 +29,9 @@ const (
 
 // Handlers is what a node answers with.
 type Handlers struct {
+	// Stream answers GET /v1/capture, for as long as the client listens. It writes with
+	// StreamWriter.
+	Stream http.Handler
 	// Query answers everything but /v1/leave. The context of its requests ends
 	// when the client goes away and when the server closes.
 	Query http.Handler
@@ -130,6 +133,28 @@ func (s *Server) Drain(ctx context.Context) {
 	}
 }
 
+// StreamWriter is for answers that take as long as they take: each Write must be
+// taken within some seconds. Flush sends what was written.
+type StreamWriter struct {
+	w http.ResponseWriter
+	c *http.ResponseController
+}
+
+// NewStreamWriter makes one of a request's writer.
+func NewStreamWriter(w http.ResponseWriter) *StreamWriter {
+	return &StreamWriter{w, http.NewResponseController(w)}
+}
+
+func (s *StreamWriter) Write(b []byte) (int, error) {
+	if err := s.c.SetWriteDeadline(time.Now().Add(readTimeout)); err != nil {
+		return 0, err
+	}
+	return s.w.Write(b)
+}
+
+// Flush sends what was written.
+func (s *StreamWriter) Flush() error { return s.c.Flush() }
+
 // enterQuery counts a query in, unless the server is closed.
 func (s *Server) enterQuery() bool {
 	s.mu.Lock()
@@ -169,6 +194,14 @@ func (s *Server) handler(h Handlers) http.Handler {
 		}
 		defer s.exitLeave()
 		serveLeave(w, r, h.Leave)
+	})
+	mux.HandleFunc("GET /v1/capture", func(w http.ResponseWriter, r *http.Request) {
+		if !s.enterQuery() {
+			WriteError(w, stopping)
+			return
+		}
+		defer s.queries.Done()
+		h.Stream.ServeHTTP(w, r)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if !s.enterQuery() {
