@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -100,13 +102,14 @@ func (c *captureFile) Write(b []byte) (int, error) {
 
 // parseSize reads a number of bytes, such as 1500, 64K or 2G.
 func parseSize(s string) (int64, error) {
-	var n int64
-	var unit string
-	if _, err := fmt.Sscanf(s, "%d%s", &n, &unit); err != nil && unit != "" || n <= 0 {
-		return 0, fmt.Errorf("%q is not a size such as 64M", s)
+	number, shift := s, 0
+	for i, unit := range []string{"K", "M", "G"} {
+		if n, ok := strings.CutSuffix(strings.ToUpper(s), unit); ok {
+			number, shift = n, 10*(i+1)
+		}
 	}
-	shift, ok := map[string]int{"": 0, "K": 10, "M": 20, "G": 30}[strings.ToUpper(unit)]
-	if !ok || n > 1<<(62-shift) {
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 1 || n > math.MaxInt64>>shift {
 		return 0, fmt.Errorf("%q is not a size such as 64M", s)
 	}
 	return n << shift, nil

@@ -161,6 +161,12 @@ func TestExitCodes(t *testing.T) {
 		{args: "ping b --count x", code: 2, stderr: `invalid argument "x" for "--count" flag: strconv.ParseInt: parsing "x": invalid syntax: see "overlayd ping --help"`},
 		{args: "ping b --timeout -1s", code: 2, stderr: `--timeout: -1s is not a time to wait: write one such as 10s`},
 		{args: "ping b --until warp", code: 2, stderr: `--until: "warp" is not one of userspace, userspace-udp, userspace-vxlan, kernel-vxlan, direct`},
+		{args: "capture", code: 2, stderr: `no file is given: use -w FILE.pcapng`},
+		{args: "capture -w f --path warp", code: 2, stderr: `--path: "warp" is not one of userspace, userspace-udp, userspace-vxlan`},
+		{args: "capture -w f --max-size 0", code: 2, stderr: `--max-size: "0" is not a size such as 64M`},
+		{args: "capture -w f --max-size 5X", code: 2, stderr: `--max-size: "5X" is not a size such as 64M`},
+		{args: "capture -w f --max-size 99999999999G", code: 2, stderr: `--max-size: "99999999999G" is not a size such as 64M`},
+		{args: "capture -w f --run-dir " + dir, code: 1, stderr: none},
 		{args: "status --run-dir " + dir, code: 1, stderr: none},
 		{args: "status --json --run-dir " + dir, code: 1, stderr: none},
 		{args: "status --watch --run-dir " + dir, code: 1, stderr: none},
@@ -208,7 +214,7 @@ func TestVersion(t *testing.T) {
 // TestHelp holds what --help prints, but for the demo and for cobra's own
 // commands.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "lease evict", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "leave", "cleanup", "config", "config check", "version"} {
+	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "lease evict", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "capture", "leave", "cleanup", "config", "config check", "version"} {
 		t.Run(name, func(t *testing.T) {
 			got := command(t, nil, append(strings.Fields(name), "--help")...)
 			if got.code != 0 || got.stderr != "" {
@@ -231,7 +237,7 @@ func TestCommands(t *testing.T) {
 		names = append(names, c.Name())
 	}
 	got := strings.Join(names, " ")
-	want := "cleanup completion config demo drops key lease leave peers ping routes run status version"
+	want := "capture cleanup completion config demo drops key lease leave peers ping routes run status version"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -253,3 +259,16 @@ func TestOneLine(t *testing.T) {
 type errorText string
 
 func (e errorText) Error() string { return string(e) }
+
+func TestParseSize(t *testing.T) {
+	for s, want := range map[string]int64{"1500": 1500, "64K": 64 << 10, "64k": 64 << 10, "2M": 2 << 20, "1G": 1 << 30} {
+		if got, err := parseSize(s); got != want || err != nil {
+			t.Errorf("%s: %d, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "G", "-1", "1.5M", "1KB", "1 M", "9223372036854775808"} {
+		if got, err := parseSize(s); err == nil {
+			t.Errorf("%q: %d", s, got)
+		}
+	}
+}
