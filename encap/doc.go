@@ -3,7 +3,8 @@
 // on the data path.
 //
 // A [Codec] is the framing of the data plane. [UDP] has no header at all: the
-// datagram is the inner packet.
+// datagram is the inner packet. [VXLAN] is RFC 7348 framing with Ethernet between
+// VTEPs; control frames have an EtherType of their own there, 0x88B5.
 //
 // # Control frames
 //

@@ -69,8 +69,10 @@
 // # Spreading
 //
 // A changed record goes out by gossip, encoded as it stands when it is sent. A
-// digest of all records travels in every answer to a ping; nodes that differ
-// although nothing has changed for a while merge in full. Seeds, remembered
+// digest of all records, and one of each of 32 shares of them, travel in every
+// answer to a ping. A node that differs for a while from all whom it pings, in a
+// share that has not changed meanwhile, has missed something, and merges in full
+// (digest.go). Seeds, remembered
 // peers and members that died are dialled for ever, since memberlist itself
 // never calls anybody again.
 //

@@ -6,6 +6,10 @@
 //	device --Read--> admit inner header --> Table.Route --> peer's endpoint --> one batch per socket
 //	socket --recv--> known sender? --> Decode --> admit --> Table.accept --> one Device.Write per batch
 //
+// Each peer is sent the framing that it takes; what is received is of one framing.
+// ARP and neighbour discovery of the vxlan encap are given to Config.Neighbor. Where
+// there are several sockets to send by, a flow keeps to one of them.
+//
 // All decisions are pure functions over an immutable [Table], which lies
 // behind an atomic pointer and is replaced as a whole by [Engine.SetTable]. The
 // decisions take no lock, use no channel and allocate nothing. What does not
@@ -21,5 +25,6 @@
 // back as the peers' MTU in a new Table.
 //
 // What is slow and rare is kept off the loops: ICMP errors are made and written
-// by one goroutine, and another one logs the drop counters.
+// by one goroutine, and another one logs the drop counters. A Tap is shown what passes,
+// and copies it.
 package forward
