@@ -37,7 +37,7 @@ func (n *Node) bindSockets() error {
 		conn, err := listenUDP(at, false)
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
-			return fmt.Errorf("the UDP port %v is in use: stop the program that has it, or choose another --%s-port", at, n.cfg.Encap)
+			return fmt.Errorf("the UDP port %v is in use: stop the program, or remove the VXLAN device, that has it, or choose another --%s-port", at, n.cfg.Encap)
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
 			return fmt.Errorf("%v is not an address of this host: advertise one that is", a)
 		case err != nil:

@@ -1,6 +1,6 @@
-// Command path measures what the userspace path costs beside a VXLAN of the
-// kernel that is made by hand in the same run: container to container, over the
-// same kind of bridges and veths, one after the other in every round.
+// Command path measures what the userspace path costs, with either encap, beside a
+// VXLAN of the kernel that is made by hand in the same run: container to container,
+// over the same kind of bridges and veths, one after the other in every round.
 //
 //	make bench-path
 //	make bench-path BENCHFLAGS=-flood   # what a flood of junk does to TCP
@@ -78,14 +78,19 @@ func run(ctx context.Context) (err error) {
 	if *flooded {
 		*pair = true
 	}
-	for _, open := range []func() (*system, error){
-		openVXLAN,
-		func() (*system, error) { return openOverlayd(ctx, *binary, strings.Fields(*args)) },
-	} {
-		if *pair && len(systems) == 0 {
-			*pair = false
-			continue
+	overlayd := func(name string, more ...string) func() (*system, error) {
+		return func() (*system, error) {
+			return openOverlayd(ctx, name, *binary, slices.Concat(strings.Fields(*args), more)...)
 		}
+	}
+	opens := []func() (*system, error){openVXLAN, overlayd("overlaydudp", "--encap", "udp"), overlayd("overlaydvxlan", "--encap", "vxlan")}
+	if *pair {
+		opens = opens[1:]
+	}
+	if *flooded {
+		opens = opens[:1]
+	}
+	for _, open := range opens {
 		s, err := open()
 		if s != nil {
 			systems = append(systems, s)
@@ -125,7 +130,7 @@ func run(ctx context.Context) (err error) {
 	}
 	t.print(os.Stdout)
 	if *calls {
-		return countCalls(ctx, os.Stdout, systems[len(systems)-1], *length)
+		return countCalls(ctx, os.Stdout, systems[len(opens)-2], *length)
 	}
 	return nil
 }

@@ -69,8 +69,8 @@ func openVXLAN() (*system, error) {
 // leaseLimit is how long a daemon may take to get its subnet.
 const leaseLimit = 30 * time.Second
 
-func openOverlayd(ctx context.Context, binary string, args []string) (*system, error) {
-	s, hosts, err := newHosts("overlayd")
+func openOverlayd(ctx context.Context, name, binary string, args ...string) (*system, error) {
+	s, hosts, err := newHosts(name)
 	if err != nil {
 		return s, err
 	}

@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -258,6 +260,51 @@ func TestVXLANAlone(t *testing.T) {
 	talk(t, nodes[0].container, nodes[1].container, nodes[0].env.MTU)
 	if n, _, err := data.Read(); n < 100 || err != nil {
 		t.Errorf("%d datagrams went to the port: %v", n, err)
+	}
+}
+
+// TestVXLANSourcePorts: the outer source port tells inner flows apart, and stays the
+// same for each.
+func TestVXLANSourcePorts(t *testing.T) {
+	t.Parallel()
+	a, f := forged(t)
+	c, err := a.Capture("eth0", func(p []byte) bool { return bytes.Contains(p, []byte("vxlan-flow")) })
+	must(t, err)
+	defer c.Stop()
+	const flows, each = 64, 3
+	dst := netip.AddrPortFrom(f.inner, 9)
+	for i := range flows {
+		out, err := a.container.ListenUDP(netip.AddrPortFrom(a.container.Addr4(), uint16(20000+i)))
+		must(t, err)
+		defer out.Close()
+		for range each {
+			_, err := out.WriteToUDPAddrPort(fmt.Appendf(nil, "vxlan-flow %2d", i), dst)
+			must(t, err)
+		}
+	}
+	var ports map[uint16]int
+	var byFlow map[string]uint16
+	labtest.Eventually(t, 10*time.Second, func() error {
+		ports, byFlow = map[uint16]int{}, map[string]uint16{}
+		for _, p := range c.Packets() { // some of which the kernel cuts later than here
+			udp := p.Data[14+20:]
+			port := binary.BigEndian.Uint16(udp)
+			for _, rest := range bytes.Split(udp, []byte("vxlan-flow "))[1:] {
+				flow := string(rest[:2])
+				if was, ok := byFlow[flow]; ok && was != port {
+					t.Fatalf("flow %s comes from the ports %d and %d", flow, was, port)
+				}
+				byFlow[flow] = port
+				ports[port]++
+			}
+		}
+		if len(byFlow) < flows {
+			return fmt.Errorf("%d flows were seen", len(byFlow))
+		}
+		return nil
+	})
+	if len(ports) < 8 || ports[vxlanPort] > 0 {
+		t.Errorf("%d flows come from the ports %v", flows, ports)
 	}
 }
 
