@@ -22,8 +22,8 @@ type CaptureConfig struct {
 	// Path is "userspace", PathUserspaceUDP or PathUserspaceVXLAN: only what takes that
 	// path. What takes a path of the kernel does not pass the node.
 	Path string
-	// MaxBytes ends the capture before more than so many bytes are written. 0: nothing
-	// does.
+	// MaxBytes ends the capture before more than so many bytes are written; less than
+	// 2000 counts as that. 0: nothing ends it.
 	MaxBytes int64
 }
 

@@ -16,6 +16,9 @@ import (
 	"github.com/overlayd/overlayd"
 )
 
+// minCapture is the least that overlayd.CaptureConfig bounds a file to.
+const minCapture = 2000
+
 // capturePaths are what --path takes.
 func capturePaths() []string {
 	return []string{"userspace", overlayd.PathUserspaceUDP, overlayd.PathUserspaceVXLAN}
@@ -50,6 +53,9 @@ path of the kernel does not pass overlayd: capture that on the kernel's interfac
 		var err error
 		if cfg.MaxBytes, err = parseSize(size); err != nil {
 			return usagef("--max-size: %w", err)
+		}
+		if cfg.MaxBytes < minCapture {
+			return usagef("--max-size: %s is too small: give at least %d bytes", size, minCapture)
 		}
 		client, err := dial()
 		if err != nil {

@@ -164,6 +164,7 @@ func TestExitCodes(t *testing.T) {
 		{args: "capture", code: 2, stderr: `no file is given: use -w FILE.pcapng`},
 		{args: "capture -w f --path warp", code: 2, stderr: `--path: "warp" is not one of userspace, userspace-udp, userspace-vxlan`},
 		{args: "capture -w f --max-size 0", code: 2, stderr: `--max-size: "0" is not a size such as 64M`},
+		{args: "capture -w f --max-size 1K", code: 2, stderr: `--max-size: 1K is too small: give at least 2000 bytes`},
 		{args: "capture -w f --max-size 5X", code: 2, stderr: `--max-size: "5X" is not a size such as 64M`},
 		{args: "capture -w f --max-size 99999999999G", code: 2, stderr: `--max-size: "99999999999G" is not a size such as 64M`},
 		{args: "capture -w f --run-dir " + dir, code: 1, stderr: none},

@@ -126,6 +126,9 @@ func (p *pcapngWriter) packet(iface uint32, t time.Time, outbound bool, b []byte
 	return p.end()
 }
 
+// statisticsLen is the length of such a block.
+const statisticsLen = 12 + 12 + 2*(4+8) + 4
+
 func (p *pcapngWriter) statistics(iface uint32, t time.Time, received, missed uint64) error {
 	p.begin(blockStatistics)
 	p.u32(iface)

@@ -22,11 +22,16 @@ const (
 	maxPacket = 65535
 )
 
+// MinBytes is the least that a file may be bounded to: its headers, with long names,
+// and a small packet.
+const MinBytes = 2000
+
 // Config says what is captured. Application, Inner and Outer are required.
 type Config struct {
 	// Keep chooses packets; it is called by the loops and must not block. Nil: all.
 	Keep func(*forward.Seen) bool
-	// MaxBytes ends the capture before the file becomes larger. 0: nothing does.
+	// MaxBytes ends the capture before the file becomes larger; less than MinBytes
+	// counts as that. 0: nothing ends it.
 	MaxBytes int64
 	// Application, Inner and Outer name the program and the two interfaces in the file.
 	Application, Inner, Outer string
@@ -102,9 +107,12 @@ func (r *Recorder) Run(ctx context.Context, w io.Writer, flush func() error) (St
 	if flush == nil {
 		flush = func() error { return nil }
 	}
-	f := &file{r: r, out: pcapngWriter{w: w, left: r.cfg.MaxBytes}, buf: gopacket.NewSerializeBuffer()}
+	f := &file{r: r, out: pcapngWriter{w: w}, buf: gopacket.NewSerializeBuffer()}
+	if r.cfg.MaxBytes > 0 {
+		f.out.left = max(r.cfg.MaxBytes, MinBytes) - interfaces*statisticsLen
+	}
 	err := f.begin()
-	for err == nil {
+	for err == nil && ctx.Err() == nil {
 		select {
 		case c := <-r.ready:
 			err = f.add(c)
@@ -120,16 +128,15 @@ func (r *Recorder) Run(ctx context.Context, w io.Writer, flush func() error) (St
 			continue
 		case <-ctx.Done():
 		}
-		for len(r.ready) > 0 && err == nil {
-			err = f.add(<-r.ready)
-		}
-		break
+	}
+	for n := len(r.ready); n > 0 && err == nil; n-- { // more may come all the time
+		err = f.add(<-r.ready)
 	}
 	if errors.Is(err, errFull) {
 		err = nil
 	}
 	if err == nil {
-		f.out.left = 0 // there is room for these
+		f.out.left = 0 // room was kept for these
 		f.known = [interfaces]uint64{^uint64(0), ^uint64(0)}
 		err = errors.Join(f.statistics(), flush())
 	}

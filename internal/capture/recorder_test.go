@@ -200,11 +200,53 @@ func TestMaxBytes(t *testing.T) {
 		r.Saw(&forward.Seen{Pieces: [][]byte{make([]byte, 100)}})
 	}
 	b, stats := captured(t, r)
-	if len(b) > 5200 || len(b) < 4500 || stats.Written < 20 || stats.Written > 50 || len(optionsOf(t, b, blockStatistics, optStatsIfDropped)) != 2 {
+	if len(b) > 5000 || len(b) < 4500 || stats.Written < 20 || stats.Written > 50 || len(optionsOf(t, b, blockStatistics, optStatsIfDropped)) != 2 {
 		t.Errorf("%d bytes, %+v", len(b), stats)
 	}
 	if len(r.free)+len(r.ready) != queueLen {
 		t.Errorf("%d and %d records are left", len(r.free), len(r.ready))
+	}
+}
+
+// TestMinBytes: what is too small for anything still makes a file that can be read.
+func TestMinBytes(t *testing.T) {
+	for _, most := range []int64{1, 100, 300, MinBytes} {
+		cfg := config()
+		cfg.MaxBytes = most
+		r := New(cfg)
+		for range 100 {
+			r.Saw(&forward.Seen{Pieces: [][]byte{make([]byte, 100)}})
+		}
+		b, stats := captured(t, r)
+		if len(b) > MinBytes || stats.Written == 0 || len(optionsOf(t, b, blockInterface, optIfName)) != 2 || len(optionsOf(t, b, blockStatistics, optStatsIfDropped)) != 2 {
+			t.Errorf("at most %d: %d bytes, %+v", most, len(b), stats)
+		}
+	}
+}
+
+// busyWriter makes another packet for each block that it is given.
+type busyWriter struct {
+	r      *Recorder
+	cancel func()
+	blocks int
+}
+
+func (w *busyWriter) Write(b []byte) (int, error) {
+	w.r.Saw(&forward.Seen{Pieces: [][]byte{{0x45}}})
+	if w.blocks++; w.blocks == 1000 {
+		w.cancel()
+	}
+	return len(b), nil
+}
+
+// TestEndsWhileBusy: there is always something more to write, and the end is the end.
+func TestEndsWhileBusy(t *testing.T) {
+	r := New(config())
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &busyWriter{r: r, cancel: cancel}
+	stats, err := r.Run(ctx, w, nil)
+	if err != nil || stats.Written < 900 || w.blocks > 1000+queueLen+10 {
+		t.Errorf("%+v in %d blocks, %v", stats, w.blocks, err)
 	}
 }
 

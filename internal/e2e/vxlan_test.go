@@ -111,23 +111,31 @@ func TestKernelPeer(t *testing.T) {
 		six     bool
 		cfg     lab.VXLANConfig
 		offload string
+		nd      bool // its VTEP is asked for by neighbour discovery
 	}{
-		{"IPv4", false, lab.VXLANConfig{}, "on"},
-		{"IPv6", true, lab.VXLANConfig{}, "on"},
-		{"without offloads, VNI 77", false, lab.VXLANConfig{VNI: 77}, "off"},
-		{"IPv6 without checksums", true, lab.VXLANConfig{NoChecksum6: true}, "on"},
+		{"IPv4", false, lab.VXLANConfig{}, "on", false},
+		{"IPv6", true, lab.VXLANConfig{}, "on", true},
+		{"without offloads, VNI 77", false, lab.VXLANConfig{VNI: 77}, "off", true},
+		{"IPv6 without checksums", true, lab.VXLANConfig{NoChecksum6: true}, "on", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			_, _, nodes := cluster(t, 2)
 			a, subnets := nodes[0], subnetsOf(1)
 			k := asKernelPeer(t, nodes[1].Host, 200, tt.six, tt.cfg, []lab.VTEPPeer{{Remote: address(a.Host, tt.six), Subnets: subnets}})
+			if tt.nd {
+				slices.Reverse(k.subnets) // the first one counts
+			}
 			a.start(t, "--encap", "vxlan", "--vni", fmt.Sprint(max(tt.cfg.VNI, 1)), "--offload", tt.offload, "--advertise", address(a.Host, tt.six).String(),
 				"--subnet", subnets[0].String()+","+subnets[1].String(), k.staticPeer(tt.six))
 			a.lease(t)
 			a.attach(t)
 			p := a.awaitStatic(t, k.Name())
-			if p.PathReason != "its VTEP 100.96.200.0 answers ARP" || p.Endpoint != netip.AddrPortFrom(address(k.Host, tt.six), vxlanPort).String() {
+			reason := "its VTEP 100.96.200.0 answers ARP"
+			if tt.nd {
+				reason = "its VTEP fd96:0:0:200:: answers neighbour discovery"
+			}
+			if p.PathReason != reason || p.Endpoint != netip.AddrPortFrom(address(k.Host, tt.six), vxlanPort).String() {
 				t.Errorf("%+v", p)
 			}
 			want := 1450
@@ -150,6 +158,16 @@ func TestKernelPeer(t *testing.T) {
 			if out, stderr, code := a.overlaydCommand(t, "ping", k.Name(), "--count", "2"); code != 0 {
 				t.Errorf("ping: %s%s", out, stderr)
 			}
+			began, proofs := time.Now(), 0 // asked directly by now, and answered each time
+			labtest.Eventually(t, 20*time.Second, func() error {
+				if p := a.awaitStatic(t, k.Name()); *p.LastProofMS > 2500 {
+					t.Fatalf("the last answer came %d ms ago", *p.LastProofMS)
+				}
+				if proofs++; time.Since(began) < 5*time.Second {
+					return errNotYet
+				}
+				return nil
+			})
 			for reason, n := range a.status(t).Drops {
 				// Kernels send multicast by themselves, also before the peer is known.
 				if n > 0 && !slices.Contains([]string{"tx_multicast", "rx_multicast", "rx_unknown_source"}, reason) {

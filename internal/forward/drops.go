@@ -61,7 +61,8 @@ const (
 	// faster than we take them. Brought up to date each second.
 	RxSocketFull
 	// RxChecksum: the outer UDP checksum is wrong. The kernel has dropped it; brought up
-	// to date each second.
+	// to date each second. A datagram of up to 76 bytes the kernel drops before it knows
+	// whose it is: then it is counted as the host's alone (nstat: UdpInCsumErrors).
 	RxChecksum
 	// RxOversized: longer than any datagram that we expect, so that its end
 	// was lost.

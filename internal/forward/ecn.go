@@ -21,28 +21,34 @@ func trafficClass(p []byte) uint8 {
 	return p[0]<<4 | p[1]>>4
 }
 
+// congestionDrops reports whether an inner packet has to be dropped for the outer ECN
+// that it arrived with: the underlay marked it instead of dropping it, while its
+// sender does not know what that means (RFC 6040 section 4.2, figure 4).
+func congestionDrops(p []byte, outer uint8) bool {
+	return outer&ecnMask == ecnCE && trafficClass(p)&ecnMask == ecnNone
+}
+
 // markInner combines the ECN that an inner packet was sent with and the outer one
-// that it arrived with, in place: RFC 6040 section 4.2, figure 4. It reports false
-// for a packet that has to be dropped: one that the underlay marked instead of
-// dropping it, while its sender does not know what that means.
-func markInner(p []byte, outer uint8) bool {
+// that it arrived with, in place: RFC 6040 section 4.2, figure 4. What
+// congestionDrops speaks of stays as it is.
+func markInner(p []byte, outer uint8) {
 	outer &= ecnMask
 	tc := trafficClass(p)
 	inner := tc & ecnMask
 	switch {
-	case outer == ecnCE && inner == ecnNone:
-		return false
+	case inner == ecnNone:
+		return
 	case outer == ecnCE, outer == ecnECT1 && inner == ecnECT0:
 	default:
-		return true
+		return
 	}
 	if outer == inner {
-		return true
+		return
 	}
 	tc = tc&^ecnMask | outer
 	if p[0]>>4 == 6 {
 		p[1] = tc<<4 | p[1]&0x0f
-		return true
+		return
 	}
 	// RFC 1624 section 3, equation 3: HC' = ~(~HC + ~m + m').
 	old := binary.BigEndian.Uint16(p[0:2])
@@ -51,5 +57,4 @@ func markInner(p []byte, outer uint8) bool {
 	sum = sum&0xffff + sum>>16
 	sum = sum&0xffff + sum>>16
 	binary.BigEndian.PutUint16(p[10:12], ^uint16(sum))
-	return true
 }

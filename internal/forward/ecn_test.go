@@ -50,7 +50,8 @@ func TestMarkInner(t *testing.T) {
 		for inner := range 256 {
 			for outer := range 256 {
 				b := withClass(t, addrs[0], addrs[1], uint8(inner))
-				ok := markInner(b, uint8(outer))
+				ok := !congestionDrops(b, uint8(outer))
+				markInner(b, uint8(outer))
 				want := figure[inner&ecnMask][outer&ecnMask]
 				if ok != (want != drop) {
 					t.Fatalf("inner %#x, outer %#x: kept %v", inner, outer, ok)

@@ -126,7 +126,7 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 		// A stranger's whole train, for one lookup.
 		l.e.drops.Add(RxUnknownSource, uint64((len(b)+m.segment-1)/m.segment))
 		if tap := l.e.tap.Load(); tap != nil {
-			l.show(*tap, m, b, nil, nil, RxUnknownSource)
+			l.showOuter(*tap, m, b, nil, RxUnknownSource)
 		}
 		return
 	}
@@ -137,11 +137,18 @@ func (l *rxLoop) take(t *Table, m *datagram) {
 		}
 		b = b[len(one):]
 		kind, payload, p, reason := l.decide(t, m.addr.Addr(), one, m.truncated && len(b) == 0)
-		if p != nil && !markInner(payload, m.class) {
+		if p != nil && congestionDrops(payload, m.class) {
 			reason = RxECN
 		}
-		if tap := l.e.tap.Load(); tap != nil {
-			l.show(*tap, m, one, payload, p, reason)
+		tap := l.e.tap.Load()
+		if tap != nil {
+			l.showOuter(*tap, m, one, p, reason)
+		}
+		if p != nil {
+			markInner(payload, m.class)
+			if tap != nil {
+				l.e.showInner(*tap, false, p, payload, reason)
+			}
 		}
 		switch {
 		case reason != None:

@@ -30,12 +30,13 @@ type strangers struct {
 	dropped []uint64 // by each socket, as seen last
 	// checksums tells how many datagrams the host has dropped for their checksum, of
 	// which wrong were seen last.
-	checksums func() uint64
+	checksums func() (uint64, bool)
 	wrong     uint64
 }
 
 func newStrangers(d *Drops, conns []batchConn) *strangers {
-	return &strangers{drops: d, conns: conns, dropped: make([]uint64, len(conns)), checksums: checksumErrors, wrong: checksumErrors()}
+	wrong, _ := checksumErrors()
+	return &strangers{drops: d, conns: conns, dropped: make([]uint64, len(conns)), checksums: checksumErrors, wrong: wrong}
 }
 
 // tick is called once a second. It counts what the kernel has dropped: what was from
@@ -57,8 +58,8 @@ func (s *strangers) tick(table func() *Table) {
 			s.dropped[i] = now
 		}
 	}
-	if lost > 0 { // a socket's counter does not tell why
-		now := s.checksums()
+	// A socket's counter does not tell why, and the host's not for whom.
+	if now, ok := s.checksums(); ok {
 		wrong := min(lost, max(now, s.wrong)-s.wrong)
 		s.drops.Add(RxChecksum, wrong)
 		lost, s.wrong = lost-wrong, now

@@ -32,7 +32,7 @@ func TestStrangers(t *testing.T) {
 	var d Drops
 	a, b := &filterConn{}, &filterConn{}
 	s := newStrangers(&d, []batchConn{a, b})
-	s.checksums, s.wrong = func() uint64 { return 0 }, 0 // not of this host
+	s.checksums, s.wrong = func() (uint64, bool) { return 0, true }, 0 // not of this host
 	table := mustTable(t, testTableConfig())
 	load := func() *Table { return table }
 	want := func(what string, on bool, unknown, full uint64) {
@@ -81,7 +81,8 @@ func TestStrangers(t *testing.T) {
 	s.tick(load)
 	want("no room", false, unknown, 12)
 	wrong := uint64(100)
-	s.checksums, s.wrong = func() uint64 { return wrong }, 90
+	told := true
+	s.checksums, s.wrong = func() (uint64, bool) { return wrong, told }, 90
 	b.lost += 10 // as many as others on this host may have to do with
 	s.tick(load)
 	want("wrong checksums", false, unknown, 12)
@@ -89,6 +90,18 @@ func TestStrangers(t *testing.T) {
 	b.lost += 8
 	s.tick(load)
 	want("some wrong, some too many", false, unknown, 17)
+	wrong += 50 // somebody else's
+	s.tick(load)
+	b.lost += 4
+	s.tick(load)
+	want("of others, before", false, unknown, 21)
+	told, wrong = false, 0 // it cannot be read
+	b.lost += 2
+	s.tick(load)
+	told, wrong = true, 153
+	b.lost++
+	s.tick(load)
+	want("of nobody", false, unknown, 24)
 	if n := d.Count(RxChecksum); n != 13 {
 		t.Errorf("%d wrong checksums", n)
 	}
@@ -96,7 +109,7 @@ func TestStrangers(t *testing.T) {
 	b.fail = errors.New("no filters here")
 	d.Add(RxUnknownSource, manyStrangers)
 	s.tick(load)
-	want("a socket that has no filters", false, unknown+manyStrangers, 17)
+	want("a socket that has no filters", false, unknown+manyStrangers, 24)
 }
 
 // TestAdmit: the kernel lets pass who is known, of both families, and nobody else.

@@ -23,7 +23,8 @@ type Seen struct {
 	Class         uint8
 	// Pieces are the packet, or the datagram's payload, in order; valid during the call.
 	Pieces [][]byte
-	// Reason is why it is dropped, None if it is not.
+	// Reason is why it is dropped, None if it is not. What the device refuses is shown
+	// before that, with None.
 	Reason Reason
 }
 
@@ -74,18 +75,21 @@ func (e *Engine) setTaps() {
 // showInner shows an inner packet.
 func (e *Engine) showInner(t Tap, outbound bool, p *Peer, b []byte, r Reason) {
 	s := Seen{Outbound: outbound, Peer: p, Pieces: [][]byte{b}, Reason: r, Encap: e.codec.Name()}
-	if p != nil {
+	if p != nil && outbound {
 		s.Encap = e.codecFor(p).Name()
 	}
 	t(&s)
 }
 
-// show shows a datagram that came in, and the packet in it.
-func (l *rxLoop) show(t Tap, m *datagram, b, inner []byte, p *Peer, r Reason) {
-	name := l.e.codec.Name()
-	t(&Seen{Outer: true, Peer: p, Encap: name, Local: l.local, Remote: m.addr, Class: m.class, Pieces: [][]byte{b}, Reason: r})
-	if p != nil {
-		t(&Seen{Peer: p, Encap: name, Pieces: [][]byte{inner}, Reason: r})
+// showOuter shows a datagram that came in, or several of m's that were joined.
+func (l *rxLoop) showOuter(t Tap, m *datagram, b []byte, p *Peer, r Reason) {
+	for first := true; first || len(b) > 0; first = false {
+		n := len(b)
+		if m.segment > 0 {
+			n = min(n, m.segment)
+		}
+		t(&Seen{Outer: true, Peer: p, Encap: l.e.codec.Name(), Local: l.local, Remote: m.addr, Class: m.class, Pieces: [][]byte{b[:n]}, Reason: r})
+		b = b[n:]
 	}
 }
 

@@ -82,11 +82,15 @@ func TestTapReceive(t *testing.T) {
 	l := newRxLoop(e, sock{}, queueOf(e))
 	good, spoofed, control := innerFrom("100.96.2.1", "100.96.1.9", 60), innerFrom("100.96.3.1", "100.96.1.9", 60), []byte("control")
 	from, stranger := addrPort("192.0.2.2:1"), addrPort("192.0.2.66:1")
+	capable := withClass(t, "100.96.2.1", "100.96.1.9", 2)
+	marked := slices.Clone(capable)
+	markInner(marked, 3)
 	for _, m := range []*datagram{
 		received("192.0.2.2:1", frame(encap.IPv4, good)), received("192.0.2.2:1", frame(encap.IPv4, spoofed)), received("192.0.2.66:1", frame(encap.IPv4, good)),
 		received("192.0.2.2:1", frame(encap.Control, control)),
 		{bufs: [][]byte{make([]byte, 300)}, n: 300, segment: 100, addr: stranger},
-		{bufs: [][]byte{frame(encap.IPv4, slices.Clone(good))}, n: testHeaderLen + 60, addr: from, class: 3}, // congestion, and the sender knows nothing of it
+		{bufs: [][]byte{frame(encap.IPv4, slices.Clone(capable))}, n: testHeaderLen + 100, addr: from, class: 3}, // congestion
+		{bufs: [][]byte{frame(encap.IPv4, slices.Clone(good))}, n: testHeaderLen + 60, addr: from, class: 3},     // congestion, and the sender knows nothing of it
 	} {
 		l.take(e.Table(), m)
 	}
@@ -96,7 +100,11 @@ func TestTapReceive(t *testing.T) {
 		{true, false, "", "test", from, 0, string(frame(encap.IPv4, spoofed)), RxSpoofedSource},
 		{true, false, "", "test", stranger, 0, string(frame(encap.IPv4, good)), RxUnknownSource},
 		{true, false, "", "test", from, 0, string(frame(encap.Control, control)), None},
-		{true, false, "", "test", stranger, 0, string(make([]byte, 300)), RxUnknownSource},
+		{true, false, "", "test", stranger, 0, string(make([]byte, 100)), RxUnknownSource},
+		{true, false, "", "test", stranger, 0, string(make([]byte, 100)), RxUnknownSource},
+		{true, false, "", "test", stranger, 0, string(make([]byte, 100)), RxUnknownSource},
+		{true, false, "node2", "test", from, 3, string(frame(encap.IPv4, capable)), None},
+		{false, false, "node2", "test", netip.AddrPort{}, 0, string(marked), None},
 		{true, false, "node2", "test", from, 3, string(frame(encap.IPv4, good)), RxECN},
 		{false, false, "node2", "test", netip.AddrPort{}, 0, string(good), RxECN},
 	}

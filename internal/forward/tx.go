@@ -143,6 +143,9 @@ func (l *txLoop) take(t *Table, i int) {
 	segs, err := l.cut.Cut(pkt)
 	if err != nil {
 		l.e.drops.Add(TxMalformed, 1)
+		if tap := l.e.tap.Load(); tap != nil { // once more, since it was shown as good
+			l.e.showInner(*tap, true, p, pkt.Data, TxMalformed)
+		}
 		return
 	}
 	for i := range segs {
@@ -182,7 +185,7 @@ func (l *txLoop) header(kind encap.Kind, p *Peer) []byte {
 }
 
 // decide says to whom a packet from the device goes, or why it does not. The
-// peer is set with None and TxTooBig, src whenever the header is sound.
+// peer is set where there is one, src whenever the header is sound.
 func (l *txLoop) decide(t *Table, pkt *tunnel.Packet) (p *Peer, src netip.Addr, r Reason) {
 	src, dst, v := parseInner(pkt.Data)
 	switch v {
@@ -203,17 +206,17 @@ func (l *txLoop) decide(t *Table, pkt *tunnel.Packet) (p *Peer, src netip.Addr, 
 		return nil, src, TxNoOwner
 	}
 	if !p.Usable || !p.Endpoint.IsValid() {
-		return nil, src, TxPeerDown
+		return p, src, TxPeerDown
 	}
 	if len(l.queues[sockFor(p.Endpoint.Addr())]) == 0 {
-		return nil, src, TxNoSocket
+		return p, src, TxNoSocket
 	}
 	longest := tunnel.Longest(pkt)
 	if longest > l.e.mtuTo(p, src.Is6()) {
 		return p, src, TxTooBig
 	}
 	if longest == 0 || pkt.Offload.GSO == tunnel.GSONone && pkt.Offload.NeedsChecksum && !tunnel.FinishChecksum(pkt) {
-		return nil, src, TxMalformed
+		return p, src, TxMalformed
 	}
 	return p, src, None
 }

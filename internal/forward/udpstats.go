@@ -2,17 +2,18 @@ package forward
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"strconv"
 )
 
 // checksumErrors is how many datagrams this network namespace has dropped for their
 // UDP checksum since it began: Udp InCsumErrors and Udp6InCsumErrors (proc(5),
-// linux/net/ipv4/proc.c, linux/net/ipv6/proc.c). 0 where that cannot be told.
-func checksumErrors() uint64 {
-	four, _ := os.ReadFile("/proc/thread-self/net/snmp")
-	six, _ := os.ReadFile("/proc/thread-self/net/snmp6")
-	return snmpCounter(four, "Udp:", "InCsumErrors") + snmp6Counter(six, "Udp6InCsumErrors")
+// linux/net/ipv4/proc.c, linux/net/ipv6/proc.c). ok is false where that cannot be told.
+func checksumErrors() (n uint64, ok bool) {
+	four, err4 := os.ReadFile("/proc/thread-self/net/snmp")
+	six, err6 := os.ReadFile("/proc/thread-self/net/snmp6")
+	return snmpCounter(four, "Udp:", "InCsumErrors") + snmp6Counter(six, "Udp6InCsumErrors"), err4 == nil && (err6 == nil || errors.Is(err6, os.ErrNotExist))
 }
 
 // snmpCounter reads /proc/net/snmp, where a line of values follows a line of names.

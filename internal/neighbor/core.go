@@ -68,6 +68,7 @@ type peer struct {
 	up        bool
 	asked     time.Time // the question that is open; zero: none
 	askedAs   netip.Addr
+	askedMAC  mac // where it went
 	silent    int // questions in a row without an answer
 	next      time.Time
 	rtt       time.Duration
@@ -106,7 +107,7 @@ func (c *core) setPeers(now time.Time, list []Peer) {
 		if p == nil || p.Endpoint != q.Endpoint || p.Ask != q.Ask || p.MAC != q.MAC {
 			fresh := &peer{tokens: answerBurst, filled: now, next: now}
 			if p != nil {
-				fresh.pings = p.pings
+				fresh.pings, p.pings = p.pings, nil
 			}
 			p = fresh
 		}
@@ -138,7 +139,7 @@ func (c *core) take(now time.Time, k encap.Kind, payload []byte, from netip.Addr
 		changed, drop = c.heard(now, m, from)
 		return nil, changed, drop
 	}
-	p := c.speaker(from, m.sender)
+	p := c.speaker(from, m.sender, m.senderMAC)
 	if p == nil {
 		return nil, false, spoofed
 	}
@@ -163,18 +164,23 @@ func (c *core) take(now time.Time, k encap.Kind, payload []byte, from netip.Addr
 	return &outgoing{kind, to, b, p.Endpoint}, false, none
 }
 
-// speaker finds the peer at an outer address that may speak for an overlay address.
-// A link-local one is anybody's.
-func (c *core) speaker(from, sender netip.Addr) *peer {
+// speaker finds the peer at an outer address that may speak for an address: one of its
+// own in the overlay, or on the underlay, from which a host may answer a container. A
+// link-local one may be anybody's: of several peers at the outer address that with
+// the MAC is meant, if there is one.
+func (c *core) speaker(from, sender netip.Addr, m mac) (found *peer) {
 	for _, p := range c.order {
 		if !slices.Contains(p.Sources, from) || !p.Endpoint.IsValid() {
 			continue
 		}
-		if sender.IsLinkLocalUnicast() && sender.Is6() || slices.ContainsFunc(p.Prefixes, func(q netip.Prefix) bool { return q.Contains(sender) }) {
+		if slices.Contains(p.Sources, sender) || slices.ContainsFunc(p.Prefixes, func(q netip.Prefix) bool { return q.Contains(sender) }) {
 			return p
 		}
+		if sender.IsLinkLocalUnicast() && sender.Is6() && (found == nil || p.known() == m) {
+			found = p
+		}
 	}
-	return nil
+	return found
 }
 
 // heard takes an answer.
@@ -182,6 +188,9 @@ func (c *core) heard(now time.Time, m message, from netip.Addr) (changed bool, d
 	for _, p := range c.order {
 		if p.Ask != m.sender || p.asked.IsZero() || p.askedAs != m.target || p.Endpoint.Addr() != from {
 			continue
+		}
+		if m.senderMAC == (mac{}) && p.askedMAC[0]&1 == 0 { // it need not say where it was asked: RFC 4861 section 4.4
+			m.senderMAC = p.askedMAC
 		}
 		if m.senderMAC == (mac{}) || p.MAC != (mac{}) && p.MAC != m.senderMAC {
 			return false, spoofed
@@ -216,6 +225,9 @@ func (c *core) poll(now time.Time) (due []outgoing, next time.Time, changed bool
 		if !p.Ask.IsValid() || !p.Endpoint.IsValid() || p.MAC != (mac{}) && len(p.pings) == 0 {
 			continue
 		}
+		if open := p.asked.Add(askAgain); !p.asked.IsZero() && open.After(now) {
+			p.next = open // a ping waits for the answer to the same question
+		}
 		if !p.next.After(now) {
 			if !p.asked.IsZero() {
 				if p.silent++; p.silent >= lostAfter && p.up {
@@ -249,7 +261,7 @@ func (c *core) ask(now time.Time, p *peer) (outgoing, bool) {
 	if err != nil {
 		return outgoing{}, false
 	}
-	p.asked, p.askedAs = now, from
+	p.asked, p.askedAs, p.askedMAC = now, from, to
 	return outgoing{kind, to, b, p.Endpoint}, true
 }
 

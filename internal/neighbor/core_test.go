@@ -87,6 +87,7 @@ func TestAnswers(t *testing.T) {
 		target netip.Addr
 	}{
 		{"ARP", encap.ARP, arp(t, 1, theirs, their4, mac{}, own4), their4, own4},
+		{"ARP from its underlay address", encap.ARP, arp(t, 1, theirs, outer, mac{}, own4), outer, own4},
 		{"ARP from another of its addresses", encap.ARP, arp(t, 1, theirs, netip.MustParseAddr("100.96.2.77"), mac{}, own4), netip.MustParseAddr("100.96.2.77"), own4},
 		{"solicitation", encap.ND, nd(t, ns, their6, solicitedNode(own6), own6, source), their6, own6},
 		{"solicitation from a link-local address", encap.ND, nd(t, ns, theirLL, solicitedNode(own6), own6, source), theirLL, own6},
@@ -132,6 +133,11 @@ func TestHeedsNothingElse(t *testing.T) {
 		return b
 	}
 	stranger := netip.MustParseAddr("192.0.2.66")
+	if c := newTestCore(them(netip.Addr{})); true {
+		if _, _, drop := c.take(epoch, encap.ND, adjust(with(good6, 43, good6[43]), 0), outer); drop != none {
+			t.Fatalf("the good one is refused: %v", drop)
+		}
+	}
 	for _, tt := range []struct {
 		name string
 		kind encap.Kind
@@ -162,7 +168,8 @@ func TestHeedsNothingElse(t *testing.T) {
 		{"ND: unsolicited", encap.ND, nd(t, na, their6, netip.MustParseAddr("ff02::1"), their6, option(layers.ICMPv6OptTargetAddress, theirs)), outer, malformed},
 		{"ND: reply to nothing", encap.ND, nd(t, na, their6, LinkLocal(ours), their6, option(layers.ICMPv6OptTargetAddress, theirs)), outer, unsolicited},
 		{"ND: checksum", encap.ND, with(good6, 42, good6[42]^1), outer, malformed},
-		{"ND: code", encap.ND, nd(t, ns, their6, solicitedNode(own6), netip.MustParseAddr("ff02::9"), source), outer, malformed},
+		{"ND: target", encap.ND, nd(t, ns, their6, solicitedNode(own6), netip.MustParseAddr("ff02::9"), source), outer, malformed},
+		{"ND: code", encap.ND, adjust(with(good6, 41, 1), 1), outer, malformed},
 		{"ND: cut", encap.ND, good6[:63], outer, malformed},
 		{"ND: no MAC, and none is known", encap.ND, nd(t, ns, theirLL, LinkLocal(ours), own6), outer, malformed},
 		{"ND: group MAC", encap.ND, nd(t, ns, theirLL, LinkLocal(ours), own6, option(layers.ICMPv6OptSourceAddress, mac{1})), outer, malformed},
@@ -179,6 +186,16 @@ func TestHeedsNothingElse(t *testing.T) {
 			}
 		})
 	}
+}
+
+// adjust makes the ICMPv6 checksum right again after a 16-bit word has grown by n.
+func adjust(b []byte, n uint16) []byte {
+	sum := uint32(b[42])<<8 | uint32(b[43])
+	if sum -= uint32(n); sum > 0xffff { // end-around borrow
+		sum--
+	}
+	b[42], b[43] = byte(sum>>8), byte(sum)
+	return b
 }
 
 // TestOptionOfNoLength would be read for ever.
@@ -292,6 +309,74 @@ func TestAsking(t *testing.T) {
 			}
 			hear(theirs, true)
 		})
+	}
+}
+
+// TestUnicastAnswer: a kernel that is asked directly does not say its MAC (RFC 4861
+// section 4.4).
+func TestUnicastAnswer(t *testing.T) {
+	bare := nd(t, na, their6, LinkLocal(ours), their6)
+	c := newTestCore(them(their6))
+	c.poll(epoch)
+	if _, changed, drop := c.take(epoch, encap.ND, bare, outer); changed || drop != spoofed {
+		t.Errorf("nobody knows it yet: %v, %v", changed, drop)
+	}
+	if _, changed, drop := c.take(epoch, encap.ND, nd(t, na, their6, LinkLocal(ours), their6, option(layers.ICMPv6OptTargetAddress, theirs)), outer); !changed || drop != none {
+		t.Fatalf("%v, %v", changed, drop)
+	}
+	later := epoch.Add(refresh)
+	if due, _, _ := c.poll(later); len(due) != 1 || due[0].to != theirs {
+		t.Fatalf("%+v", due)
+	}
+	if _, changed, drop := c.take(later.Add(time.Millisecond), encap.ND, bare, outer); changed || drop != none || !c.state([16]byte{2}).Up || c.state([16]byte{2}).RTT != time.Millisecond {
+		t.Errorf("%v, %v, %+v", changed, drop, c.state([16]byte{2}))
+	}
+}
+
+// TestManyPings: they wait for the answer to one question, and prove nothing while it
+// is open.
+func TestManyPings(t *testing.T) {
+	c := newTestCore(them(their4))
+	c.poll(epoch)
+	c.take(epoch, encap.ARP, arp(t, 2, theirs, their4, ours, own4), outer)
+	p, now := c.peers[[16]byte{2}], epoch.Add(refresh)
+	asked := 0
+	for i := range 20 {
+		g := &ping{began: now, result: make(chan time.Duration, 1)}
+		p.pings, p.next = append(p.pings, g), now
+		due, _, changed := c.poll(now)
+		if asked += len(due); changed || !p.up || asked != 1 {
+			t.Fatalf("ping %d: %d questions, up %v", i, asked, p.up)
+		}
+		now = now.Add(time.Millisecond)
+	}
+	pings := p.pings
+	if _, _, drop := c.take(now, encap.ARP, arp(t, 2, theirs, their4, ours, own4), outer); drop != none {
+		t.Fatal(drop)
+	}
+	if c.state([16]byte{2}).RTT != 20*time.Millisecond {
+		t.Errorf("%+v", c.state([16]byte{2}))
+	}
+	for i, g := range pings {
+		if rtt := <-g.result; rtt != time.Duration(20-i)*time.Millisecond {
+			t.Errorf("ping %d: %v", i, rtt)
+		}
+	}
+}
+
+// TestPeersAtOneAddress: a link-local sender is the one of them whose MAC it has.
+func TestPeersAtOneAddress(t *testing.T) {
+	first, second := them(netip.Addr{}), them(netip.Addr{})
+	first.MAC = other
+	second.ID, second.MAC, second.Endpoint = [16]byte{3}, theirs, netip.AddrPortFrom(outer, 4790)
+	second.Prefixes = []netip.Prefix{netip.MustParsePrefix("100.96.3.0/24")}
+	c := newTestCore(first, second)
+	q := nd(t, ns, LinkLocal(theirs), LinkLocal(ours), own6, option(layers.ICMPv6OptSourceAddress, theirs))
+	if out, _, drop := c.take(epoch, encap.ND, q, outer); out == nil || out.at != second.Endpoint {
+		t.Errorf("%+v, %v", out, drop)
+	}
+	if out, _, drop := c.take(epoch, encap.ARP, arp(t, 1, theirs, netip.MustParseAddr("100.96.3.0"), mac{}, own4), outer); out == nil || out.at != second.Endpoint {
+		t.Errorf("%+v, %v", out, drop)
 	}
 }
 

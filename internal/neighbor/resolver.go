@@ -225,7 +225,9 @@ func (r *Resolver) Ping(ctx context.Context, id [16]byte) (time.Duration, error)
 	case <-ctx.Done():
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		p.pings = slices.DeleteFunc(p.pings, func(o *ping) bool { return o == g })
+		if p := r.core.peers[id]; p != nil { // which may be another by now
+			p.pings = slices.DeleteFunc(p.pings, func(o *ping) bool { return o == g })
+		}
 		return 0, ctx.Err()
 	}
 }

@@ -22,6 +22,8 @@ type Process struct {
 	cmd  *exec.Cmd
 	log  string
 
+	paused bool // by Pause, which one goroutine calls
+
 	done chan struct{} // closed when the process has been waited for
 	err  error         // what Wait returned; valid when done is closed
 }
@@ -133,7 +135,8 @@ func (p *Process) Pause() error {
 	for {
 		var stopped unix.Siginfo
 		err := unix.Waitid(unix.P_PID, p.PID(), &stopped, unix.WSTOPPED|unix.WNOHANG, nil)
-		if err == nil && stopped.Signo != 0 {
+		if err == nil && (stopped.Signo != 0 || p.paused) { // a stop is reported once
+			p.paused = true
 			return nil
 		}
 		if err != nil && !errors.Is(err, unix.ECHILD) && !errors.Is(err, unix.EINTR) {
@@ -148,7 +151,10 @@ func (p *Process) Pause() error {
 }
 
 // Resume lets a paused process go on.
-func (p *Process) Resume() error { return p.Signal(unix.SIGCONT) }
+func (p *Process) Resume() error {
+	p.paused = false
+	return p.Signal(unix.SIGCONT)
+}
 
 // Stop sends SIGTERM and waits for the process. When ctx ends first it kills
 // the process group and returns the context's error. Otherwise it returns how

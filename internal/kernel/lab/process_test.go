@@ -144,7 +144,7 @@ func TestPause(t *testing.T) {
 		return nil
 	})
 	for range 20 {
-		must(t, p.Pause())
+		must(t, p.Pause(), p.Pause())
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
 		must(t, err)
 		if len(threads) < 2 {
