@@ -182,6 +182,9 @@ func (n *Node) openMember() (err error) {
 		return err
 	}
 	for _, own := range n.parts.member.Resumed() {
+		if slices.ContainsFunc(n.cfg.Subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == own.Addr().Is4() && s != own }) {
+			continue // it is given up for a static one
+		}
 		for i := range n.cfg.StaticPeers {
 			p := &n.cfg.StaticPeers[i]
 			if slices.ContainsFunc(p.Subnets, own.Overlaps) {

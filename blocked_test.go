@@ -44,7 +44,7 @@ func startHalfNode(t *testing.T, i int, seed netip.Addr) *halfNode {
 	if err := h.member.Start(); err != nil {
 		t.Fatal(err)
 	}
-	prober := probe.New(probe.Config{Self: h.member.ID(), Boot: h.member.Boot(), Send: func(b []byte, to netip.AddrPort) error {
+	prober := probe.New(probe.Config{Self: h.member.ID(), Boot: h.member.Boot(), Send: func(b []byte, _ [16]byte, to netip.AddrPort) error {
 		_, err := conn.WriteToUDPAddrPort(b, to)
 		return err
 	}})

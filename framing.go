@@ -14,8 +14,9 @@ type framing struct {
 	dest  encap.Dest
 }
 
-// framings are all peers' framings, by every address of theirs with their port.
-type framings map[netip.AddrPort]framing
+// framings are all peers' framings. Their addresses would not do: one that is gone may
+// have had that of one that is there.
+type framings map[membership.NodeID]framing
 
 // codec is the framing that this node receives, and sends to those that take it.
 func (n *Node) codec() encap.Codec {
@@ -60,11 +61,17 @@ func (n *Node) framingFor(p *membership.Peer) (f framing, port uint16, path, rea
 	return framing{n.vxlan(vni), encap.Dest{MAC: p.VTEPMAC}}, p.Ports.VXLAN, PathUserspaceVXLAN, ""
 }
 
-// sendControl sends a control frame to an endpoint, as the peer there takes it.
-func (n *Node) sendControl(b []byte, to netip.AddrPort) error {
-	f := (*n.parts.framings.Load())[netip.AddrPortFrom(to.Addr().Unmap(), to.Port())]
-	if f.codec == nil {
+// sendControl sends a control frame to a peer, as it takes it.
+func (n *Node) sendControl(b []byte, peer [16]byte, to netip.AddrPort) error {
+	f := n.framing(peer)
+	return n.parts.engine.SendFrame(f.codec, encap.Control, f.dest, b, to)
+}
+
+// framing is a peer's, or this node's own if it is not known.
+func (n *Node) framing(peer membership.NodeID) framing {
+	f, ok := (*n.parts.framings.Load())[peer]
+	if !ok {
 		f.codec = n.codec()
 	}
-	return n.parts.engine.SendFrame(f.codec, encap.Control, f.dest, b, to)
+	return f
 }

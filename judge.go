@@ -46,9 +46,7 @@ func (c *conductor) setFramings(v *membership.View) {
 	next := framings{}
 	for _, p := range v.Peers {
 		if w := c.wayTo(p); w.endpoint.IsValid() {
-			for _, a := range p.Addrs { // answers go to where a probe came from
-				next[netip.AddrPortFrom(a, w.endpoint.Port())] = w.framing
-			}
+			next[p.ID] = w.framing
 		}
 	}
 	c.n.parts.framings.Store(&next)

@@ -78,8 +78,7 @@ type parts struct {
 	engine    *forward.Engine
 	prober    *probe.Prober
 	neighbors *neighbor.Resolver // of the vxlan encap
-	// framings tells how peers are sent frames, by all their endpoints; the
-	// conductor's.
+	// framings tells how peers are sent frames; the conductor's.
 	framings atomic.Pointer[framings]
 	// statics is what is known of the way to static peers.
 	statics staticMTUs

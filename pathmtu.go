@@ -11,7 +11,7 @@ import (
 // probe it, off the packet path. They take less for granted at once, and look soon
 // whether more passes all the same.
 type sizeHints struct {
-	header func(to netip.AddrPort) int // bytes of the encap's header
+	header func(peer [16]byte) int // bytes of the encap's header
 	link   func(to netip.Addr) (underlayMTU, error)
 	pass   func(peer [16]byte, inner int)
 	queue  chan sizeHint
@@ -26,7 +26,7 @@ type sizeHint struct {
 // sizeHintsPause is the least time between two hints that are looked at.
 const sizeHintsPause = 10 * time.Millisecond
 
-func newSizeHints(header func(netip.AddrPort) int, link func(netip.Addr) (underlayMTU, error), pass func([16]byte, int)) *sizeHints {
+func newSizeHints(header func([16]byte) int, link func(netip.Addr) (underlayMTU, error), pass func([16]byte, int)) *sizeHints {
 	return &sizeHints{header: header, link: link, pass: pass, queue: make(chan sizeHint, 16)}
 }
 
@@ -51,7 +51,7 @@ func (s *sizeHints) run(ctx context.Context) {
 				if err != nil {
 					break // the probes will find out
 				}
-				h.inner = int(outer.inner(overheadTo(h.endpoint.Addr()) + s.header(h.endpoint)))
+				h.inner = int(outer.inner(overheadTo(h.endpoint.Addr()) + s.header(h.peer)))
 			}
 			s.pass(h.peer, h.inner)
 		}
@@ -84,13 +84,8 @@ func (n *Node) linkMTU(to netip.Addr) (underlayMTU, error) {
 	return 0, fmt.Errorf("no endpoint of the family of %v", to)
 }
 
-// headerLen is the length of the encap's header towards an endpoint.
-func (n *Node) headerLen(to netip.AddrPort) int {
-	if f, ok := (*n.parts.framings.Load())[to]; ok {
-		return f.codec.HeaderLen()
-	}
-	return n.codec().HeaderLen()
-}
+// headerLen is the length of the encap's header towards a peer.
+func (n *Node) headerLen(peer [16]byte) int { return n.framing(peer).codec.HeaderLen() }
 
 // sizeHint takes note that inner packets of more than size bytes are said not to
 // reach a peer.

@@ -50,7 +50,7 @@ func fabricate(t testing.TB, answers ...membership.NodeID) *Node {
 			t.Fatal(err)
 		}
 	}
-	n.parts.prober = probe.New(probe.Config{Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Send: func(b []byte, to netip.AddrPort) error {
+	n.parts.prober = probe.New(probe.Config{Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Send: func(b []byte, _ [16]byte, to netip.AddrPort) error {
 		f, err := encap.Parse(b, nil)
 		if err != nil || !slices.Contains(answers, membership.NodeID(f.Receiver)) {
 			return err

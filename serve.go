@@ -67,7 +67,11 @@ func serveCapture(n controlled, w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	out := &lateWriter{w: w, out: control.NewStreamWriter(w)}
-	if _, err := n.capture(r.Context(), cfg, out, out.out.Flush); err != nil && !out.begun {
+	switch _, err := n.capture(r.Context(), cfg, out, out.out.Flush); {
+	case err == nil:
+	case out.begun:
+		panic(http.ErrAbortHandler) // so that the client does not take it for the end
+	default:
 		control.WriteError(w, err)
 	}
 }

@@ -1,6 +1,7 @@
 package overlayd
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
@@ -54,8 +55,11 @@ func (r *resolved) staticPeers() error {
 			return bad("that is this node's own name: give it another")
 		}
 		a := p.Endpoint.Addr()
-		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" || a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 			return bad("endpoint %v is not a unicast address: give one such as 192.0.2.7 or 192.0.2.7:%d", a, port)
+		}
+		if slices.Contains(r.Advertise, a) {
+			return bad("endpoint %v is this node's own address", a)
 		}
 		for _, n := range r.Networks {
 			if n.Contains(a) {
@@ -201,7 +205,7 @@ func contested(v *membership.View, peers []StaticPeer) (out []string) {
 		for _, s := range p.Subnets {
 			for i := range peers {
 				if slices.ContainsFunc(peers[i].Subnets, s.Overlaps) {
-					out = append(out, fmt.Sprintf("node %s has leased %v, which static peer %s has on this node: its packets go to the static peer; give all nodes the same static peers", p.Name, s, peers[i].Name))
+					out = append(out, fmt.Sprintf("node %s has leased %v, which static peer %s has on this node: its packets go to the static peer; give all nodes the same static peers", cmp.Or(p.Name, p.ID.String()), s, peers[i].Name))
 				}
 			}
 		}

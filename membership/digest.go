@@ -6,11 +6,11 @@ import (
 )
 
 // shareCount is into how many shares the records are divided by their keys. Where
-// claims come and go all the time, most of the shares still have a quiet moment.
+// claims come and go all the time, each share still has its quiet moments.
 const shareCount = 32
 
 // digests are equal for equal sets of records: the exclusive or of the hashes of all,
-// and of those of each share, of which 16 bits are told.
+// and of those of each share.
 type digests struct {
 	all    uint64
 	shares [shareCount]uint16
@@ -18,73 +18,99 @@ type digests struct {
 
 // toggle puts a record in, or takes it out.
 func (d *digests) toggle(c Claim) {
-	h := claimHash(c)
+	h := mix64(claimHash(c))
 	d.all ^= h
-	d.shares[tieHash(c.Key)>>(64-5)] ^= uint16(h >> 16) // 5 bits: shareCount
+	d.shares[tieHash(c.Key)>>(64-5)] ^= uint16(h) // 5 bits: shareCount
 }
 
-// digestLen is the length of digests on the wire.
-const digestLen = 8 + 2*shareCount
+// digestView is the digests of a store and when each share has changed last. It is
+// immutable.
+type digestView struct {
+	digests
+	changed [shareCount]time.Time
+}
 
-func (d *digests) append(b []byte) []byte {
-	b = binary.BigEndian.AppendUint64(b, d.all)
-	for _, s := range d.shares {
+// next is the view of a store whose digests are d now.
+func (v *digestView) next(d digests, now time.Time) *digestView {
+	if v.digests == d {
+		return v
+	}
+	n := &digestView{d, v.changed}
+	for i := range d.shares {
+		if d.shares[i] != v.shares[i] {
+			n.changed[i] = now
+		}
+	}
+	return n
+}
+
+// digestLen is the length of a digestView on the wire: for each share its digest, 2
+// bytes, and for how long it has not changed, in units of digestTick, 255 for longer.
+const (
+	digestLen  = 3 * shareCount
+	digestTick = 100 * time.Millisecond
+)
+
+func (v *digestView) append(b []byte, now time.Time) []byte {
+	for i, s := range v.shares {
 		b = binary.BigEndian.AppendUint16(b, s)
+		b = append(b, byte(max(0, min(now.Sub(v.changed[i])/digestTick, 255))))
 	}
 	return b
 }
 
-// readDigests reads digestLen bytes.
-func readDigests(b []byte) (d digests) {
-	d.all = binary.BigEndian.Uint64(b)
-	for i := range d.shares {
-		d.shares[i] = binary.BigEndian.Uint16(b[8+2*i:])
-	}
-	return d
+// digestReading is another node's digestView.
+type digestReading struct {
+	shares [shareCount]uint16
+	quiet  [shareCount]time.Duration // for how long a share has not changed there
 }
 
-// digestPatience is for how long others must differ in a share that has not changed
-// here before one of them is asked for everything: records under way by gossip need
-// no help.
-const digestPatience = 2 * time.Second
+// readDigests reads digestLen bytes.
+func readDigests(b []byte) (r digestReading) {
+	for i := range r.shares {
+		r.shares[i] = binary.BigEndian.Uint16(b[3*i:])
+		r.quiet[i] = time.Duration(b[3*i+2]) * digestTick
+	}
+	return r
+}
+
+const (
+	// digestPatience is for how long neither of two nodes may have seen a share change
+	// in which they differ: records under way by gossip need no help.
+	digestPatience = 2 * time.Second
+	// digestLate is the longest pause between two questions about a share.
+	digestLate = time.Minute
+)
 
 // digestWatch compares our records with those of one node after the other, and finds
 // what gossip has missed. The zero value is ready to use.
-type digestWatch struct {
-	own    digests // as of the last comparison
-	shares [shareCount]shareWatch
+type digestWatch [shareCount]struct {
+	asked time.Time     // when somebody was asked last
+	wait  time.Duration // from then to the next question
+	seen  time.Time     // the last change that has shortened wait
 }
 
-type shareWatch struct {
-	differs time.Time     // since when all others had other records; zero: not
-	wait    time.Duration // for how long they must; it grows until we agree
-}
-
-// missed takes the digests of another node and reports whether to ask it for
-// everything: it has other records in a share in which we have seen nothing change,
-// and neither did we agree with anybody, for a while. Some never agree, such as
-// clocks that are apart around an expiry: then longer and longer pauses lie between.
-func (w *digestWatch) missed(own, theirs *digests, now time.Time) (ask bool) {
-	for i := range w.shares {
-		s := &w.shares[i]
-		switch changed := own.shares[i] != w.own.shares[i]; {
-		case own.shares[i] == theirs.shares[i]:
-			*s = shareWatch{}
-		case changed, s.differs.IsZero():
-			*s = shareWatch{now, max(s.wait, digestPatience)}
-		case now.Sub(s.differs) >= s.wait:
-			ask = true
+// missed takes the digests of another node, and tells in which shares one of us has
+// missed something, so that everything should be exchanged. Some never agree, such
+// as clocks that are apart around an expiry: as long as less changes than is asked for,
+// the pauses before the next question become longer and longer.
+func (w *digestWatch) missed(own *digestView, theirs *digestReading, now time.Time) (shares []int) {
+	for i := range w {
+		s := &w[i]
+		if own.changed[i].After(s.seen) {
+			s.seen, s.wait = own.changed[i], s.wait/2
+		}
+		if own.shares[i] != theirs.shares[i] && now.Sub(own.changed[i]) >= digestPatience && theirs.quiet[i] >= digestPatience && now.Sub(s.asked) >= s.wait {
+			shares = append(shares, i)
 		}
 	}
-	w.own = *own
-	return ask
+	return shares
 }
 
-// asked takes note that the node was asked.
-func (w *digestWatch) asked(now time.Time) {
-	for i := range w.shares {
-		if s := &w.shares[i]; !s.differs.IsZero() && now.Sub(s.differs) >= s.wait {
-			s.differs, s.wait = now, min(2*s.wait, dialLate)
-		}
+// asked takes note that the node was asked about these shares.
+func (w *digestWatch) asked(shares []int, now time.Time) {
+	for _, i := range shares {
+		s := &w[i]
+		s.asked, s.wait = now, min(max(2*s.wait, digestPatience), digestLate)
 	}
 }

@@ -14,8 +14,8 @@ func digestClaim(i int, owner NodeID) Claim {
 	return Claim{Key: Key{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), owner}, Version: 1, State: Held, Gen: 1, Expiry: 1 << 40}
 }
 
-// TestDigests: equal for equal sets, whatever the order, also on the wire; and a
-// record's versions are all in one share.
+// TestDigests: equal for equal sets, whatever the order; a record's versions are all
+// in one share, which they change; and what travels says so.
 func TestDigests(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var a, b digests
@@ -27,25 +27,43 @@ func TestDigests(t *testing.T) {
 		if a != b {
 			t.Fatalf("%v, %v", a, b)
 		}
-		wire := a.append(nil)
-		if got := readDigests(wire); got != a || len(wire) != digestLen {
-			t.Fatalf("%x: %v, want %v", wire, got, a)
+		v := new(digestView).next(a, simEpoch)
+		if v.next(b, simEpoch.Add(time.Hour)) != v {
+			t.Fatal("nothing has changed, and it is another view")
 		}
 		later := digestClaim(n, testID(n))
+		later.Expiry = rapid.Uint64().Draw(t, "expiry")
 		b.toggle(later)
-		if a.all == b.all {
-			t.Fatal("one more record, and the same digest")
+		after := v.next(b, simEpoch.Add(time.Second))
+		b.toggle(later)
+		later.Expiry++
+		b.toggle(later)
+		again := after.next(b, simEpoch.Add(2*time.Second))
+		if v.all == after.all || after.all == again.all {
+			t.Fatal("another record, and the same digest")
 		}
-		b.toggle(later)
-		later.Version += 7
-		b.toggle(later)
-		differ := 0
-		for i := range a.shares {
-			if a.shares[i] != b.shares[i] {
+		now := simEpoch.Add(3 * time.Second)
+		wire := again.append(nil, now)
+		if len(wire) != digestLen {
+			t.Fatalf("%d bytes", len(wire))
+		}
+		got, differ := readDigests(wire), 0
+		for i := range got.shares {
+			want := 25500 * time.Millisecond // never, which is long ago
+			switch {
+			case again.shares[i] != v.shares[i]:
+				want = time.Second
 				differ++
+			case v.shares[i] != 0:
+				want = 3 * time.Second
+			case v.changed[i] != time.Time{}: // two records of one share and hash: as good as never
+				want = got.quiet[i]
+			}
+			if got.shares[i] != again.shares[i] || got.quiet[i] != want {
+				t.Fatalf("share %d: %x, quiet for %v; want %x, %v", i, got.shares[i], got.quiet[i], again.shares[i], want)
 			}
 		}
-		if differ > 1 {
+		if differ != 1 {
 			t.Fatalf("one record in %d shares", differ)
 		}
 	})
@@ -70,67 +88,91 @@ func TestDigestsSpread(t *testing.T) {
 	}
 }
 
-// TestDigestWatch: what was missed is noticed within seconds, however many other
-// claims come meanwhile; what is only under way is not; and who never agrees is asked
-// seldom.
-func TestDigestWatch(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 1))
-	for _, every := range []time.Duration{time.Hour, time.Second, 200 * time.Millisecond} {
-		var (
-			w            digestWatch
-			own, theirs  digests
-			now          = simEpoch
-			asks         int
-			first, churn time.Duration
-		)
-		theirs.toggle(digestClaim(0, testID(0))) // the one that was missed
-		for at := time.Duration(0); at < 2*time.Minute; at += time.Second {
-			for ; churn <= at; churn += every {
-				c := digestClaim(1+rng.IntN(1<<16), testID(7))
-				theirs.toggle(c)
-				own.toggle(c)
-			}
-			if w.missed(&own, &theirs, now.Add(at)) {
-				if asks++; asks == 1 {
-					first = at
-				}
-				w.asked(now.Add(at))
-			}
-		}
-		if limit := 5 * time.Second; first < digestPatience || first > limit && every >= time.Second || first > 20*time.Second {
-			t.Errorf("a claim each %v: noticed after %v", every, first)
-		}
-		if asks > 12 {
-			t.Errorf("a claim each %v: asked %d times in two minutes", every, asks)
-		}
-	}
+// side is a node's records in the tests of digestWatch.
+type side struct {
+	d digests
+	v *digestView
+	w digestWatch
+}
 
-	var w digestWatch
-	var own, theirs digests
-	for i := range 600 { // each claim is known there a second before it is here
-		now := simEpoch.Add(time.Duration(i) * time.Second)
-		theirs.toggle(digestClaim(i, testID(i)))
-		if i > 0 {
-			own.toggle(digestClaim(i-1, testID(i-1)))
-		}
-		if w.missed(&own, &theirs, now) {
-			t.Fatalf("what was under way was asked for at %d s", i)
+func newSide() *side { return &side{v: new(digestView)} }
+
+func (s *side) toggle(c Claim, now time.Time) {
+	s.d.toggle(c)
+	s.v = s.v.next(s.d, now)
+}
+
+// ask compares s with o, over the wire, and reports whether s asks for everything.
+func (s *side) ask(o *side, now time.Time) bool {
+	r := readDigests(o.v.append(nil, now))
+	shares := s.w.missed(s.v, &r, now)
+	s.w.asked(shares, now)
+	return len(shares) > 0
+}
+
+// TestDigestWatch: what was missed is noticed within seconds, by whoever of the two
+// looks, also while other claims come; and who is never helped asks less and less.
+func TestDigestWatch(t *testing.T) {
+	for _, every := range []time.Duration{time.Hour, time.Second, 200 * time.Millisecond} {
+		for _, mine := range []bool{false, true} {
+			rng := rand.New(rand.NewPCG(1, 1))
+			own, other := newSide(), newSide()
+			has := other
+			if mine {
+				has = own
+			}
+			has.toggle(digestClaim(0, testID(0)), simEpoch)
+			var first, churn time.Duration
+			asks := 0
+			for at := time.Duration(0); at < 10*time.Minute; at += time.Second {
+				now := simEpoch.Add(at)
+				for ; churn <= at; churn += every {
+					c := digestClaim(1+rng.IntN(1<<16), testID(7))
+					own.toggle(c, simEpoch.Add(churn))
+					other.toggle(c, simEpoch.Add(churn))
+				}
+				if own.ask(other, now) {
+					if asks++; asks == 1 {
+						first = at
+					}
+				}
+			}
+			if limit := 5 * time.Second; first < digestPatience || first > limit && every >= time.Second || first > 20*time.Second {
+				t.Errorf("a claim each %v: noticed after %v", every, first)
+			}
+			if asks > 100 {
+				t.Errorf("a claim each %v: asked %d times in ten minutes", every, asks)
+			}
 		}
 	}
 }
 
-// TestDigestWatchOfOdd: one node that is alone with its records is no reason to ask.
-func TestDigestWatchOfOdd(t *testing.T) {
-	var w digestWatch
-	var own, odd digests
-	odd.toggle(digestClaim(0, testID(0)))
-	for i := range 600 {
-		theirs := &own
-		if i%2 == 0 {
-			theirs = &odd
+// TestDigestWatchUnderWay: what is known there a second before or after it is here
+// needs no help, however many there are.
+func TestDigestWatchUnderWay(t *testing.T) {
+	for _, every := range []time.Duration{50 * time.Millisecond, time.Second, 10 * time.Second} {
+		early, late := newSide(), newSide()
+		type news struct {
+			c  Claim
+			at time.Duration
 		}
-		if w.missed(&own, theirs, simEpoch.Add(time.Duration(i)*time.Second)) {
-			t.Fatalf("asked at %d s", i)
+		var waiting []news
+		next := time.Duration(0)
+		for at := time.Duration(0); at < 5*time.Minute; at += 50 * time.Millisecond {
+			now := simEpoch.Add(at)
+			for len(waiting) > 0 && waiting[0].at <= at {
+				late.toggle(waiting[0].c, now)
+				waiting = waiting[1:]
+			}
+			if at >= next {
+				c := digestClaim(int(at/(50*time.Millisecond)), testID(1))
+				early.toggle(c, now)
+				waiting = append(waiting, news{c, at + 1500*time.Millisecond})
+				next += every
+			}
+			if early.ask(late, now) || late.ask(early, now) {
+				t.Fatalf("a claim each %v: what was under way was asked for after %v", every, at)
+			}
 		}
 	}
 }

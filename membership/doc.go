@@ -69,12 +69,11 @@
 // # Spreading
 //
 // A changed record goes out by gossip, encoded as it stands when it is sent. A
-// digest of all records, and one of each of 32 shares of them, travel in every
-// answer to a ping. A node that differs for a while from all whom it pings, in a
-// share that has not changed meanwhile, has missed something, and merges in full
-// (digest.go). Seeds, remembered
-// peers and members that died are dialled for ever, since memberlist itself
-// never calls anybody again.
+// digest of each of 32 shares of the records travels in every answer to a ping,
+// with for how long the share has not changed. Where two nodes differ in a share
+// that neither has seen change for a while, one has missed something, and they
+// merge in full (digest.go). Seeds, remembered peers and members that died are
+// dialled for ever, since memberlist itself never calls anybody again.
 //
 // # Layers
 //

@@ -28,7 +28,7 @@ type (
 	fullState struct{ data []byte }
 	digestMsg struct {
 		from   memberlist.Node
-		digest digests
+		digest digestReading
 		clock  time.Time // the other's
 	}
 	// conflict: another node has our name at another address.
@@ -124,8 +124,9 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 // AckPayload carries the digest of our records in every answer to a ping, so
 // that a record that gossip missed is noticed within seconds, and our clock.
 func (d delegate) AckPayload() []byte {
-	b := d.m.digest.Load().append(make([]byte, 0, digestLen+8))
-	return binary.BigEndian.AppendUint64(b, unixMilli(time.Now()))
+	now := time.Now()
+	b := d.m.digest.Load().append(make([]byte, 0, digestLen+8), now)
+	return binary.BigEndian.AppendUint64(b, unixMilli(now))
 }
 
 func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, payload []byte) {

@@ -164,7 +164,7 @@ func (l *leaser) restamp(s *slot, now time.Time) {
 
 // fits reports whether the slot wants what c claims.
 func (l *leaser) fits(s *slot, c Claim) bool {
-	if s.evict || !l.settings.admits(c) || !s.space.network.Contains(c.Prefix.Addr()) {
+	if s.evict || slices.ContainsFunc(l.reserved, c.Prefix.Overlaps) || !l.settings.admits(c) || !s.space.network.Contains(c.Prefix.Addr()) {
 		return false
 	}
 	if s.static.IsValid() {

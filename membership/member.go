@@ -31,7 +31,7 @@ type Member struct {
 	view    atomic.Pointer[View]
 	changed chan struct{}
 	meta    atomic.Pointer[[]byte]
-	digest  atomic.Pointer[digests]
+	digest  atomic.Pointer[digestView]
 	skew    atomic.Int64 // of the cluster's time, nanoseconds
 	refused refusals
 	inbox   *inbox

@@ -166,21 +166,25 @@ func (m *Member) mergeAll(b []byte, now time.Time) error {
 
 // setDigest publishes the store's digests.
 func (m *Member) setDigest() {
-	d := m.store.digest
-	m.digest.Store(&d)
+	old := m.digest.Load()
+	if old == nil {
+		old = new(digestView)
+	}
+	m.digest.Store(old.next(m.store.digest, time.Now()))
 }
 
-// compareDigest asks a node for everything when it holds records that we have missed.
+// compareDigest exchanges everything with a node when one of us has missed something.
 func (m *Member) compareDigest(it digestMsg, now time.Time) {
 	m.heardTime(it.from.Name, it.clock, now)
-	if !m.watch.missed(m.digest.Load(), &it.digest, now) || !m.leaser.synced || m.syncing || now.Before(m.syncAfter) {
+	shares := m.watch.missed(m.digest.Load(), &it.digest, now)
+	if len(shares) == 0 || !m.leaser.synced || m.syncing || now.Before(m.syncAfter) {
 		return
 	}
 	addr, ok := netip.AddrFromSlice(it.from.Addr)
 	if !ok {
 		return
 	}
-	m.watch.asked(now)
+	m.watch.asked(shares, now)
 	id, _, _ := parseGossipName(it.from.Name)
 	m.syncWith(id, netip.AddrPortFrom(addr.Unmap(), it.from.Port))
 	m.syncAfter = now.Add(digestPatience)

@@ -34,6 +34,7 @@ type simNode struct {
 	syncing   bool
 	syncAfter time.Time // by its own clock, as the rest
 	watch     digestWatch
+	digest    *digestView // of store, as of the last ping
 	peers     []simPeer
 	ticks     int
 	wakes     uint64 // the newest wake-up; older ones are void
@@ -101,7 +102,7 @@ func (n *simNode) start() {
 	}
 	s.logf("node %d (%v) starts, life %d, with %d claims", n.i, n.id.String()[8:16], n.life, len(n.disk.claims))
 	n.store, n.queue, n.holder = newStore(), newBroadcastQueue(gossipRetransmit), n.disk.holder
-	n.syncing, n.syncAfter, n.watch, n.held, n.everHeld = false, time.Time{}, digestWatch{}, nil, false
+	n.syncing, n.syncAfter, n.watch, n.digest, n.held, n.everHeld = false, time.Time{}, digestWatch{}, new(digestView), nil, false
 	n.peers = make([]simPeer, len(s.nodes))
 	n.leaser = newLeaser(n.id, s.settings, n.static, n.store, simSpread, n.disk.clone().claims, now)
 	n.leaser.spreading = func(k Key) bool { return n.queue.fresh(broadcastKey{kind: kindClaim, claim: k}) }
@@ -287,6 +288,12 @@ func (n *simNode) detect() {
 	}
 }
 
+// digests is the view of n's records.
+func (n *simNode) digests() *digestView {
+	n.digest = n.digest.next(n.store.digest, n.wall())
+	return n.digest
+}
+
 // ping asks a peer for its digest.
 func (n *simNode) ping() {
 	o := n.anyPeer(func(p simPeer) bool { return p.alive })
@@ -294,14 +301,15 @@ func (n *simNode) ping() {
 		return
 	}
 	n.send(o, func() {
-		digest := o.store.digest
+		digest := readDigests(o.digests().append(nil, o.wall()))
 		o.send(n, func() {
 			now := n.wall()
 			n.peers[o.i].clock = n.peers[o.i].alive
-			if !n.watch.missed(&n.store.digest, &digest, now) || !n.leaser.synced || n.syncing || now.Before(n.syncAfter) {
+			shares := n.watch.missed(n.digests(), &digest, now)
+			if len(shares) == 0 || !n.leaser.synced || n.syncing || now.Before(n.syncAfter) {
 				return
 			}
-			n.watch.asked(now)
+			n.watch.asked(shares, now)
 			n.syncWith(o)
 			n.syncAfter = now.Add(digestPatience)
 		})

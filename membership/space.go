@@ -93,9 +93,12 @@ func drawHash(id NodeID, network netip.Prefix, n uint64) uint64 {
 	a := network.Addr().As16()
 	h.Write(a[:])
 	h.Write(binary.BigEndian.AppendUint64(nil, n))
-	// FNV's low bits are weak and the mask keeps only those: mix once more
-	// (the finalizer of MurmurHash3).
-	x := h.Sum64()
+	// FNV's low bits are weak and the mask keeps only those.
+	return mix64(h.Sum64())
+}
+
+// mix64 mixes a hash once more: the finalizer of MurmurHash3.
+func mix64(x uint64) uint64 {
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd
 	x ^= x >> 33

@@ -100,9 +100,9 @@ func (r *Recorder) Saw(s *forward.Seen) {
 }
 
 // Run writes until ctx ends, w fails or the file is as large as it may be. What was
-// seen before the end of ctx is written. How much was missed is written at the end,
-// and in between when it has changed and there is nothing else to write, which is
-// also when flush is called, if it is not nil. Each Write is of whole blocks.
+// seen before the end of ctx is written. How much was missed is written at the end, and
+// in between when it has changed, once a second. flush, if it is not nil, is called
+// when there is nothing else to write. Each Write is of whole blocks.
 func (r *Recorder) Run(ctx context.Context, w io.Writer, flush func() error) (Stats, error) {
 	if flush == nil {
 		flush = func() error { return nil }
@@ -115,7 +115,9 @@ func (r *Recorder) Run(ctx context.Context, w io.Writer, flush func() error) (St
 	for err == nil && ctx.Err() == nil {
 		select {
 		case c := <-r.ready:
-			err = f.add(c)
+			if err = f.add(c); err == nil && time.Since(f.told) >= time.Second {
+				err = f.statistics() // also where there is always something to write
+			}
 			continue
 		default:
 		}
@@ -150,6 +152,7 @@ type file struct {
 	buf     gopacket.SerializeBuffer
 	written [interfaces]uint64
 	known   [interfaces]uint64 // how many missed ones the file tells of
+	told    time.Time
 }
 
 func (f *file) begin() error {
@@ -184,6 +187,7 @@ func (f *file) add(c *record) error {
 
 // statistics writes how much was missed where that has changed.
 func (f *file) statistics() error {
+	f.told = time.Now()
 	for i := range interfaces {
 		missed := f.r.missed[i].Load()
 		if missed == f.known[i] {

@@ -112,7 +112,7 @@ func (c *Client) Stream(ctx context.Context, path string, query url.Values, w io
 	}
 	out := &taker{w: w}
 	if _, err := io.Copy(out, resp.Body); err != nil && out.err == nil && ctx.Err() == nil {
-		return fmt.Errorf("the node at %s has stopped: %w", c.Socket(), err)
+		return fmt.Errorf("the node at %s has ended it: it stopped or failed, or this end read too slowly: %w", c.Socket(), err)
 	}
 	return out.err
 }

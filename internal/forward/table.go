@@ -234,7 +234,7 @@ func underlayOwner(peers []*Peer, a netip.Addr) *Peer {
 	return nil
 }
 
-// peerAt returns the peer with an endpoint, nil if there is none.
+// peerAt returns a peer with an endpoint, nil if there is none.
 func (t *Table) peerAt(to netip.AddrPort) *Peer {
 	for _, p := range t.sources[to.Addr()] {
 		if p.Endpoint == to {

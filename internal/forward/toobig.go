@@ -33,21 +33,21 @@ func (e *Engine) overhead(p *Peer) int {
 // hint.
 func (e *Engine) heardTooBig(m tooBig) {
 	t := e.table.Load()
-	p := t.peerAt(m.to)
-	if p == nil {
-		e.drops.Add(RxICMPNotBelieved, 1)
-		return
+	for _, p := range t.senders(m.to.Addr()) {
+		if p.Endpoint != m.to {
+			continue // of several peers at one endpoint most are gone
+		}
+		kind, payload, err := e.codecFor(p).DecodeSent(m.quote, p.Dest)
+		if kind == encap.Control {
+			return // a probe of a size, whose sender finds out by itself
+		}
+		if err == nil && fixedComplete(payload) && e.mayHaveSent(t, p, payload) && innerLen(payload)+e.overhead(p) > m.mtu {
+			e.drops.Add(TxSocketTooBig, 1)
+			e.tooBig(p.ID, m.to, max(0, m.mtu-e.overhead(p)))
+			return
+		}
 	}
-	kind, payload, err := e.codecFor(p).DecodeSent(m.quote, p.Dest)
-	if kind == encap.Control {
-		return // a probe of a size, whose sender finds out by itself
-	}
-	if err != nil || !fixedComplete(payload) || !e.mayHaveSent(t, p, payload) || innerLen(payload)+e.overhead(p) <= m.mtu {
-		e.drops.Add(RxICMPNotBelieved, 1)
-		return
-	}
-	e.drops.Add(TxSocketTooBig, 1)
-	e.tooBig(p.ID, m.to, max(0, m.mtu-e.overhead(p)))
+	e.drops.Add(RxICMPNotBelieved, 1)
 }
 
 // sizeRefused takes note that the kernel has refused to send a datagram to p for

@@ -29,10 +29,10 @@ type Config struct {
 	// Self is this node's NodeID and Boot its boot number.
 	Self [16]byte
 	Boot uint64
-	// Send sends a control frame to an endpoint; the encap's header is its
+	// Send sends a control frame to a peer at an endpoint; the encap's header is its
 	// business. b is valid during the call only, and may be written to. Only
 	// the goroutine of Run calls it, never with a lock held.
-	Send func(b []byte, to netip.AddrPort) error
+	Send func(b []byte, peer [16]byte, to netip.AddrPort) error
 	// Auth holds the keys; nil means that there are none. See SetAuth.
 	Auth *encap.Auth
 }
@@ -43,7 +43,7 @@ type Config struct {
 // New starts nothing; Run does the work in the caller's goroutine until Close
 // or the end of its context.
 type Prober struct {
-	send   func([]byte, netip.AddrPort) error
+	send   func([]byte, [16]byte, netip.AddrPort) error
 	self   [16]byte
 	auth   atomic.Pointer[encap.Auth]
 	roster atomic.Pointer[roster] // what Handle needs of core

@@ -30,7 +30,7 @@ type wire struct {
 
 // node attaches a Prober to the wire, and is its Peer.
 func (w *wire) node(id [16]byte, at netip.AddrPort, auth *encap.Auth) (*Prober, Peer) {
-	p := New(Config{Self: id, Boot: 100, Auth: auth, Send: func(b []byte, to netip.AddrPort) error {
+	p := New(Config{Self: id, Boot: 100, Auth: auth, Send: func(b []byte, _ [16]byte, to netip.AddrPort) error {
 		return w.carry(append([]byte(nil), b...), at, to)
 	}})
 	w.mu.Lock()
@@ -271,7 +271,7 @@ func TestHandleDrops(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var sent int
-			p := New(Config{Self: peerA, Boot: 1, Auth: tt.auth, Send: func([]byte, netip.AddrPort) error {
+			p := New(Config{Self: peerA, Boot: 1, Auth: tt.auth, Send: func([]byte, [16]byte, netip.AddrPort) error {
 				sent++
 				return nil
 			}})
@@ -302,7 +302,7 @@ func TestHandleDrops(t *testing.T) {
 
 // A peer that floods us is cut off before it keeps the others out.
 func TestFloodOfOnePeer(t *testing.T) {
-	p := New(Config{Self: self, Boot: 1, Send: func([]byte, netip.AddrPort) error { return nil }})
+	p := New(Config{Self: self, Boot: 1, Send: func([]byte, [16]byte, netip.AddrPort) error { return nil }})
 	p.SetPeers([]Peer{peer4(), peer6()})
 	flood := encode(t, encap.Frame{Type: encap.Probe, Sender: peerA, Receiver: self, Boot: 100}, 1400, nil)
 	for range 1000 {
@@ -331,7 +331,7 @@ func TestFloodOfOnePeer(t *testing.T) {
 }
 
 func TestHandleAllocations(t *testing.T) {
-	p := New(Config{Self: self, Boot: 1, Send: func([]byte, netip.AddrPort) error { return nil }})
+	p := New(Config{Self: self, Boot: 1, Send: func([]byte, [16]byte, netip.AddrPort) error { return nil }})
 	p.SetPeers([]Peer{peer4()})
 	probe := encode(t, encap.Frame{Type: encap.Probe, Sender: peerA, Receiver: self, Boot: 100}, 1400, nil)
 	turn := func() {
@@ -359,7 +359,7 @@ func FuzzHandle(f *testing.F) {
 	f.Add(encode(f, good, 0, nil))
 	f.Add([]byte{})
 	answers := 0
-	p := New(Config{Self: self, Boot: 1, Send: func([]byte, netip.AddrPort) error {
+	p := New(Config{Self: self, Boot: 1, Send: func([]byte, [16]byte, netip.AddrPort) error {
 		answers++
 		return nil
 	}})

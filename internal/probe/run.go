@@ -149,5 +149,5 @@ func (p *Prober) transmit(out Outgoing) error {
 		return err
 	}
 	p.buf = b
-	return p.send(b, out.To)
+	return p.send(b, out.Frame.Receiver, out.To)
 }

@@ -560,7 +560,7 @@ func TestHintWithoutEndpoint(t *testing.T) {
 func TestProberHint(t *testing.T) {
 	var p *Prober
 	var sizes []int
-	p = New(Config{Self: self, Boot: 1, Send: func(b []byte, _ netip.AddrPort) error {
+	p = New(Config{Self: self, Boot: 1, Send: func(b []byte, _ [16]byte, _ netip.AddrPort) error {
 		sizes = append(sizes, len(b))
 		p.Hint(peerA, 1300)
 		return nil
