@@ -55,7 +55,11 @@ func (f *fakeNode) Evict(_ context.Context, p netip.Prefix) error {
 	return f.keyErr
 }
 func (f *fakeNode) capture(ctx context.Context, cfg CaptureConfig, w io.Writer, flush func() error) (CaptureStats, error) {
-	return CaptureStats{}, errors.Join(f.record(ctx, cfg, w), flush())
+	err := f.record(ctx, cfg, w)
+	if err == nil {
+		err = flush()
+	}
+	return CaptureStats{}, err
 }
 func (f *fakeNode) Leave(ctx context.Context) error                        { return f.leave(ctx) }
 func (f *fakeNode) Ping(ctx context.Context, t string) (PingResult, error) { return f.ping(ctx, t) }
@@ -324,4 +328,34 @@ func servedBy(n *fakeNode, method, target string) int {
 	w := httptest.NewRecorder()
 	controlHandlers(n).Query.ServeHTTP(w, httptest.NewRequest(method, "http://overlayd"+target, nil))
 	return w.Code
+}
+
+// TestCaptureFails: a capture that fails at once says why, and one that fails in
+// between is not taken for one that has ended.
+func TestCaptureFails(t *testing.T) {
+	n := emptyNode()
+	c := serveFake(t, n)
+	n.record = func(context.Context, CaptureConfig, io.Writer) error { return errors.New("at once") }
+	if err := c.Capture(t.Context(), CaptureConfig{}, io.Discard); err == nil || err.Error() != "at once" {
+		t.Errorf("%v", err)
+	}
+	var asked CaptureConfig
+	n.record = func(_ context.Context, cfg CaptureConfig, w io.Writer) error {
+		asked = cfg
+		_, err := w.Write([]byte{10, 13, 13, 10, 12, 0, 0, 0, 12, 0, 0, 0})
+		return errors.Join(err, errors.New("later"))
+	}
+	var got bytes.Buffer
+	cfg := CaptureConfig{Peer: "p", Path: "userspace", MaxBytes: 5000}
+	if err := c.Capture(t.Context(), cfg, &got); err == nil || !strings.Contains(err.Error(), "has ended it") || asked != cfg {
+		t.Errorf("%v, asked for %+v", err, asked)
+	}
+	n.record = func(_ context.Context, _ CaptureConfig, w io.Writer) error {
+		_, err := w.Write([]byte{10, 13, 13, 10, 12, 0, 0, 0, 12, 0, 0, 0})
+		return err
+	}
+	got.Reset()
+	if err := c.Capture(t.Context(), cfg, &got); err != nil || got.Len() != 12 {
+		t.Errorf("%d bytes, %v", got.Len(), err)
+	}
 }

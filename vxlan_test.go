@@ -267,6 +267,9 @@ func TestStaticPeerRefused(t *testing.T) {
 		"static peer \"a b\": the node name":                                    func(_ *Config, p *StaticPeer) { p.Name = "a b" },
 		"static peer node1: that is this node's own name":                       func(_ *Config, p *StaticPeer) { p.Name = "node1" },
 		"endpoint 0.0.0.0 is not a unicast address":                             func(_ *Config, p *StaticPeer) { p.Endpoint = netip.MustParseAddrPort("0.0.0.0:1") },
+		"endpoint fe80::7 is not a unicast address":                             func(_ *Config, p *StaticPeer) { p.Endpoint = netip.MustParseAddrPort("[fe80::7]:1") },
+		"endpoint 255.255.255.255 is not a unicast address":                     func(_ *Config, p *StaticPeer) { p.Endpoint = netip.MustParseAddrPort("255.255.255.255:1") },
+		"is this node's own address":                                            func(c *Config, p *StaticPeer) { p.Endpoint = netip.AddrPortFrom(c.Advertise[0], 1) },
 		"endpoint 100.96.3.3 lies inside the overlay network":                   func(_ *Config, p *StaticPeer) { p.Endpoint = netip.MustParseAddrPort("100.96.3.3:1") },
 		"no subnet is given":                                                    func(_ *Config, p *StaticPeer) { p.Subnets = nil },
 		"subnet 100.96.9.1/24 has host bits set: did you mean 100.96.9.0/24?":   func(_ *Config, p *StaticPeer) { p.Subnets[0] = netip.MustParsePrefix("100.96.9.1/24") },
@@ -356,8 +359,69 @@ func TestContested(t *testing.T) {
 	if n.notes.setContested(nil); len(n.notes.all()) > 0 {
 		t.Errorf("%q", n.notes.all())
 	}
+	nameless := *bob
+	nameless.Name = ""
+	if got := contested(&membership.View{Peers: []*membership.Peer{&nameless}}, n.cfg.StaticPeers); len(got) != 1 || !strings.HasPrefix(got[0], "node 200102030405060708090a0b0c0d0e0f has leased") {
+		t.Errorf("%q", got)
+	}
 	c := &conductor{n: n, counters: map[membership.NodeID]*forward.PeerCounters{}}
 	if m := c.judge(bob, nil, time.Now()); !slices.Equal(m.fwd.Prefixes, prefixes("fd96:0:0:2::/64")) {
 		t.Errorf("bob has %v", m.fwd.Prefixes)
+	}
+}
+
+// TestFramingsByNode: of two nodes that gossip knows at one address, since a host has
+// lost its identity, each keeps its own framing, whichever identity sorts first.
+func TestFramingsByNode(t *testing.T) {
+	n := fabricate(t)
+	n.cfg.Encap = "vxlan"
+	c := &conductor{n: n}
+	for _, ids := range [][2]string{{"200102030405060708090a0b0c0d0e0f", "f00102030405060708090a0b0c0d0e0f"}, {"f00102030405060708090a0b0c0d0e0f", "200102030405060708090a0b0c0d0e0f"}} {
+		var peers []*membership.Peer
+		for i, id := range ids {
+			p := member(t, id, "host", membership.StateAlive, "192.0.2.2")
+			p.Caps, p.Ports.VXLAN, p.VTEPMAC = membership.CapVXLAN, 8472, membership.VTEPMAC(p.ID)
+			if i == 0 {
+				p.State = membership.StateDead
+			}
+			peers = append(peers, p)
+		}
+		c.setFramings(&membership.View{Peers: peers})
+		for _, p := range peers {
+			if f := n.framing(p.ID); f.dest.MAC != p.VTEPMAC || f.codec.Name() != "vxlan" {
+				t.Errorf("%v: %+v", p.ID, f)
+			}
+		}
+	}
+	if f := n.framing(membership.NodeID{7}); f.codec != n.codec() || f.dest != (encap.Dest{}) {
+		t.Errorf("nobody's: %+v", f)
+	}
+}
+
+// TestStaticPeerAndLease: a static peer with what this node has leased is refused,
+// unless that is given up for a static subnet.
+func TestStaticPeerAndLease(t *testing.T) {
+	cfg := testConfig(t, 1)
+	n := startNode(t, cfg)
+	awaitReady(t, n)
+	lease := n.Status().Node.Subnets[0]
+	if err := n.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.StaticPeers = []StaticPeer{{Name: "switch", Endpoint: netip.AddrPortFrom(testAddr(9), 1), Subnets: []netip.Prefix{lease}}}
+	cfg.Tunnel = newDevice()
+	n = newNode(t, cfg)
+	if err := n.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "static peer switch has ["+lease.String()+"], which overlaps this node's lease") {
+		t.Errorf("started: %v", err)
+	}
+	cfg.Subnets = prefixes("100.96.77.0/24")
+	if lease == cfg.Subnets[0] {
+		cfg.Subnets = prefixes("100.96.78.0/24")
+	}
+	cfg.Tunnel = newDevice()
+	n = startNode(t, cfg)
+	awaitReady(t, n)
+	if got := n.Status().Node.Subnets[0]; got != cfg.Subnets[0] {
+		t.Errorf("it has %v", got)
 	}
 }

@@ -254,11 +254,23 @@ func TestLifeGraceAfterAJump(t *testing.T) {
 }
 
 // TestLifeForgotten: a node that has lost its notes takes up again what the others
-// remember, unless somebody else has it by now.
+// remember, unless somebody else has it by now, also one who does not gossip.
 func TestLifeForgotten(t *testing.T) {
+	p := space{subnets(1).Networks[0], 24}.at(0)
+	d := drive(t, testID(1), subnets(1), nil)
+	d.reserved = []netip.Prefix{p}
+	d.others(true)
+	d.hears(d.of(p, 1, d.now))
+	d.fullSync(d.now, true)
+	if len(d.held()) > 0 {
+		t.Errorf("reserved, and held: %v", d.held())
+	}
+	d.wait(3 * simSpread)
+	if c := d.record(Key{p, testID(1)}); c.State != Released {
+		t.Errorf("it still claims what is reserved: %+v", c)
+	}
 	for _, beaten := range []bool{false, true} {
 		d := drive(t, testID(1), subnets(1), nil)
-		p := space{subnets(1).Networks[0], 24}.at(0)
 		if beaten {
 			c := d.of(p, 2, d.now)
 			c.Gen = 2

@@ -75,6 +75,30 @@ func TestTooBigIsBelieved(t *testing.T) {
 	}
 }
 
+// TestTooBigOfTwo: of two peers that are known at one endpoint, one of which is gone,
+// that is meant whose packet is quoted.
+func TestTooBigOfTwo(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		cfg := testTableConfig()
+		gone := *cfg.Peers[0]
+		gone.ID, gone.Name, gone.Prefixes, gone.Dest = [16]byte{99}, "gone", nil, encap.Dest{}
+		if first {
+			cfg.Peers = slices.Insert(cfg.Peers, 0, &gone)
+		} else {
+			cfg.Peers = append(cfg.Peers, &gone)
+		}
+		e := stubEngine(t, nil)
+		e.SetTable(mustTable(t, cfg))
+		var heard []heardSize
+		e.tooBig = func(p [16]byte, to netip.AddrPort, mtu int) { heard = append(heard, heardSize{p, to, mtu}) }
+		to := addrPort("192.0.2.2:8285")
+		e.heardTooBig(tooBig{to: to, mtu: 1300, quote: frame(encap.IPv4, innerFrom("100.96.1.9", "100.96.2.1", 1400))[:quoteLen]})
+		if len(heard) != 1 || heard[0].peer != [16]byte{2} || e.Drops().Count(RxICMPNotBelieved) != 0 {
+			t.Errorf("first %v: %v", first, heard)
+		}
+	}
+}
+
 // FuzzTooBig: whatever is quoted, and whatever the kernel's control messages hold,
 // nothing panics, and no size is told that is not below what was quoted.
 func FuzzTooBig(f *testing.F) {
