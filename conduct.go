@@ -152,6 +152,7 @@ func (c *conductor) update() bool {
 		table.Peers = append(table.Peers, p.fwd)
 	}
 	t, err := forward.NewTable(table)
+	n.notes.setRefused(err)
 	if err != nil {
 		// Membership has checked all of this: a table that is refused is a fault
 		// of ours, and the old one is the safest thing to keep.

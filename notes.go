@@ -16,6 +16,7 @@ type notes struct {
 	gossip    []string // why this node is not part of its cluster, while it is not
 	joined    bool
 	contested []string // subnets of static peers that nodes have leased
+	refused   string   // why there is no forwarding table of what gossip says
 	repair    string   // why our own addresses and routes cannot be put back, empty if they stand
 }
 
@@ -24,8 +25,10 @@ func (w *notes) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	all := slices.Concat(w.conflicts, w.findings, w.contested, w.gossip)
-	if w.repair != "" {
-		all = append(all, w.repair)
+	for _, text := range []string{w.refused, w.repair} {
+		if text != "" {
+			all = append(all, text)
+		}
 	}
 	return all
 }
@@ -65,6 +68,16 @@ func (w *notes) setContested(texts []string) (fresh []string) {
 	}
 	w.contested = texts
 	return fresh
+}
+
+// setRefused takes note that the forwarding table stays as it was, or does not.
+func (w *notes) setRefused(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refused = ""
+	if err != nil {
+		w.refused = "packets go on as they went before the last change of the cluster: " + err.Error()
+	}
 }
 
 // setRepair takes note of how putting our own state back went.

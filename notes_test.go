@@ -1,6 +1,7 @@
 package overlayd
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -30,5 +31,17 @@ func TestNotesOfGossip(t *testing.T) {
 	}
 	if n := len(w.all()); n != maxGossipNotes {
 		t.Errorf("%d notes", n)
+	}
+}
+
+// TestNotesOfRefusedTable: it is told until the next one is taken.
+func TestNotesOfRefusedTable(t *testing.T) {
+	var w notes
+	w.setRefused(errors.New("own subnet"))
+	if got := w.all(); !slices.Equal(got, []string{"packets go on as they went before the last change of the cluster: own subnet"}) {
+		t.Errorf("%q", got)
+	}
+	if w.setRefused(nil); len(w.all()) != 0 {
+		t.Errorf("afterwards: %q", w.all())
 	}
 }
