@@ -25,13 +25,14 @@ const manyQueues = 3
 const goroutinesLine = "goroutines:"
 
 // runQueues runs a node with several queues until SIGTERM. Its arguments are the
-// node's name, its run and state directory, and the address of another node.
+// node's name, its run and state directory, the address of another node, and the
+// encap.
 func runQueues(args []string) error {
-	if len(args) != 4 {
+	if len(args) != 5 {
 		return fmt.Errorf("%d arguments", len(args))
 	}
 	n, err := library.New(library.Config{
-		Name: args[0], RunDir: args[1], StateDir: args[2], Join: []string{args[3]},
+		Name: args[0], RunDir: args[1], StateDir: args[2], Join: []string{args[3]}, Encap: args[4],
 		Networks: []netip.Prefix{network4, network6}, Interface: "eth0", Queues: manyQueues,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
@@ -60,12 +61,12 @@ func runQueues(args []string) error {
 
 // startQueues starts nodes with several queues, and waits until their containers
 // reach each other.
-func startQueues(t *testing.T, nodes ...*node) {
+func startQueues(t *testing.T, encap string, nodes ...*node) {
 	t.Helper()
 	for _, n := range nodes {
 		n.networks = 2
 		var err error
-		n.daemon, err = n.Host.Start(asRole(roleQueues, n.Name(), n.runDir(), n.stateDir(), nodes[0].Addr4().String()), lab.StartOptions{Name: "overlayd"})
+		n.daemon, err = n.Host.Start(asRole(roleQueues, n.Name(), n.runDir(), n.stateDir(), nodes[0].Addr4().String(), encap), lab.StartOptions{Name: "overlayd"})
 		must(t, err)
 	}
 	for _, n := range nodes {
@@ -80,14 +81,23 @@ func startQueues(t *testing.T, nodes ...*node) {
 // behind.
 func TestQueues(t *testing.T) {
 	t.Parallel()
+	for encap, port := range map[string]uint16{"udp": 8285, "vxlan": vxlanPort} {
+		t.Run(encap, func(t *testing.T) {
+			t.Parallel()
+			manyFlows(t, encap, port)
+		})
+	}
+}
+
+func manyFlows(t *testing.T, encap string, port uint16) {
 	_, _, nodes := cluster(t, 2)
-	startQueues(t, nodes...)
+	startQueues(t, encap, nodes...)
 	a, b := nodes[0], nodes[1]
 	var mu sync.Mutex
 	ports := map[uint16]int{}
 	underlay, err := b.Capture("eth0", func(p []byte) bool {
 		// Ethernet, IPv4, UDP to the data port.
-		if len(p) < 42 || p[12] != 8 || p[13] != 0 || p[23] != 17 || binary.BigEndian.Uint16(p[36:]) != 8285 {
+		if len(p) < 42 || p[12] != 8 || p[13] != 0 || p[23] != 17 || binary.BigEndian.Uint16(p[36:]) != port {
 			return false
 		}
 		mu.Lock()

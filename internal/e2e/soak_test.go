@@ -69,7 +69,7 @@ func TestSoak(t *testing.T) {
 	t.Parallel()
 	_, _, nodes := cluster(t, 4)
 	a, b, third, stranger := nodes[0], nodes[1], nodes[2], nodes[3]
-	startQueues(t, a, b)
+	startQueues(t, "udp", a, b)
 	ctx := within(t, *soak)
 	over := func() bool { return ctx.Err() != nil }
 	var load sync.WaitGroup
