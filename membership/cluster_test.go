@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,11 +75,14 @@ func (c *cluster) start(n *node) {
 func (c *cluster) stopAll() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // no good-byes
+	// At once: those that are left would gossip of each other's death.
+	var all sync.WaitGroup
 	for _, n := range c.nodes {
 		if n.Member != nil {
-			n.Stop(ctx)
+			all.Go(func() { n.Stop(ctx) })
 		}
 	}
+	all.Wait()
 	// memberlist's goroutines end when their timers fire next.
 	time.Sleep(time.Minute)
 }
