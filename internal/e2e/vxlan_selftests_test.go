@@ -347,7 +347,7 @@ func serializedUDP(t *testing.T, src, dst netip.Addr, payload []byte) []byte {
 // sendRaw sends what follows the IP header as it is.
 func sendRaw(h *lab.Host, dst netip.Addr, b []byte) error {
 	return h.Do(func() error {
-		family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte{}})
+		family, to := unix.AF_INET, unix.Sockaddr(nil)
 		if dst.Is4() {
 			to = &unix.SockaddrInet4{Addr: dst.As4()}
 		} else {

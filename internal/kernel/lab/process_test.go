@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("ready")
 		for range 4 {
 			go func() {
-				for {
+				for n := 1; n != 0; n += 2 { // for ever
 				}
 			}()
 		}
