@@ -339,16 +339,19 @@ func TestCaptureFails(t *testing.T) {
 	if err := c.Capture(t.Context(), CaptureConfig{}, io.Discard); err == nil || err.Error() != "at once" {
 		t.Errorf("%v", err)
 	}
-	var asked CaptureConfig
+	asked := make(chan CaptureConfig, 1)
 	n.record = func(_ context.Context, cfg CaptureConfig, w io.Writer) error {
-		asked = cfg
+		asked <- cfg
 		_, err := w.Write([]byte{10, 13, 13, 10, 12, 0, 0, 0, 12, 0, 0, 0})
 		return errors.Join(err, errors.New("later"))
 	}
 	var got bytes.Buffer
 	cfg := CaptureConfig{Peer: "p", Path: "userspace", MaxBytes: 5000}
-	if err := c.Capture(t.Context(), cfg, &got); err == nil || asked != cfg {
-		t.Errorf("%v, asked for %+v", err, asked)
+	if err := c.Capture(t.Context(), cfg, &got); err == nil {
+		t.Error("no error")
+	}
+	if got := <-asked; got != cfg {
+		t.Errorf("asked for %+v", got)
 	}
 	n.record = func(_ context.Context, _ CaptureConfig, w io.Writer) error {
 		_, err := w.Write([]byte{10, 13, 13, 10, 12, 0, 0, 0, 12, 0, 0, 0})

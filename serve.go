@@ -70,7 +70,7 @@ func serveCapture(n controlled, w http.ResponseWriter, r *http.Request) {
 	switch _, err := n.capture(r.Context(), cfg, out, out.out.Flush); {
 	case err == nil:
 	case out.begun:
-		panic(http.ErrAbortHandler) // so that the client does not take it for the end
+		out.out.Abort()
 	default:
 		control.WriteError(w, err)
 	}

@@ -289,9 +289,7 @@ func TestLifeForgotten(t *testing.T) {
 // and not there goes to a newcomer that finds no free one; no other does.
 func TestLifeSilentSubnets(t *testing.T) {
 	s := subnets(1)
-	p, q := s.Networks[0].Addr(), s.Networks[0].Addr().Next()
-	_ = q
-	first, second := netip.PrefixFrom(p, 24), space{s.Networks[0], 24}.at(1)
+	first, second := space{s.Networks[0], 24}.at(0), space{s.Networks[0], 24}.at(1)
 	now := simEpoch
 	long, short := now.Add(-testLease), now.Add(-testLease+time.Second)
 	change := func(c Claim, f func(*Claim)) Claim { f(&c); return c }

@@ -145,6 +145,7 @@ func NewStreamWriter(w http.ResponseWriter) *StreamWriter {
 	return &StreamWriter{w, http.NewResponseController(w)}
 }
 
+// Write must be taken within readTimeout.
 func (s *StreamWriter) Write(b []byte) (int, error) {
 	if err := s.c.SetWriteDeadline(time.Now().Add(readTimeout)); err != nil {
 		return 0, err
@@ -154,6 +155,10 @@ func (s *StreamWriter) Write(b []byte) (int, error) {
 
 // Flush sends what was written.
 func (s *StreamWriter) Flush() error { return s.c.Flush() }
+
+// Abort has the client see that the answer is not whole: nothing more can be written,
+// not even its end.
+func (s *StreamWriter) Abort() { _ = s.c.SetWriteDeadline(time.Unix(1, 0)) }
 
 // enterQuery counts a query in, unless the server is closed.
 func (s *Server) enterQuery() bool {
