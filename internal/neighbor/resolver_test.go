@@ -54,6 +54,8 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
+func (p *pair) count() int { p.mu.Lock(); defer p.mu.Unlock(); return p.sent }
+
 func (p *pair) link(up bool) { p.mu.Lock(); p.up = up; p.mu.Unlock() }
 
 // TestResolver: a peer is found, lost and found again, and whoever waits is told.
@@ -89,12 +91,10 @@ func TestResolver(t *testing.T) {
 		if !r.State(id).Up {
 			t.Errorf("%+v", r.State(id))
 		}
-		before := p.sent
+		before := p.count()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if n := p.sent - before; n < 50 || n > 70 { // a question and an answer in 2 s
+		if n := p.count() - before; n < 50 || n > 70 { // a question and an answer in 2 s
 			t.Errorf("%d messages in a quiet minute", n)
 		}
 		want := map[string]uint64{"neighbor_malformed": 0, "neighbor_not_ours": 0, "neighbor_spoofed": 0, "neighbor_unsolicited": 0,
@@ -113,15 +113,15 @@ func TestGivenMAC(t *testing.T) {
 		given.MAC = theirs
 		p.r[0].Set([]netip.Addr{own4}, []Peer{given})
 		time.Sleep(time.Minute)
-		if s := p.r[0].State(given.ID); p.sent != 0 || s.MAC != theirs || s.Up {
-			t.Errorf("%d messages, %+v", p.sent, s)
+		if s := p.r[0].State(given.ID); p.count() != 0 || s.MAC != theirs || s.Up {
+			t.Errorf("%d messages, %+v", p.count(), s)
 		}
 		if rtt, err := p.r[0].Ping(t.Context(), given.ID); rtt != 2*time.Millisecond || err != nil {
 			t.Errorf("ping: %v, %v", rtt, err)
 		}
 		time.Sleep(time.Minute)
-		if p.sent != 2 {
-			t.Errorf("%d messages", p.sent)
+		if p.count() != 2 {
+			t.Errorf("%d messages", p.count())
 		}
 	})
 }
