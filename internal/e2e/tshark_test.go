@@ -332,6 +332,9 @@ func (d *dissected) judge() {
 	}
 	const warning = 0x600000 // PI_WARN of Wireshark's expert information
 	for _, s := range values["_ws.expert.severity"] {
+		if !strings.Contains(strings.TrimPrefix(d.kind, "ip"), "udp:") {
+			break // of a probe, which is no packet, the dissector of IP thinks little
+		}
 		if n, err := strconv.Atoi(s); err != nil || n >= warning {
 			d.wrong = append(d.wrong, fmt.Sprintf("_ws.expert warns: %q", values["_ws.expert.message"]))
 		}
