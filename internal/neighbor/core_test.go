@@ -160,6 +160,9 @@ func TestHeedsNothingElse(t *testing.T) {
 		{"token ring", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 0, 0, 6), outer, malformed},
 		{"not for IPv4", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 2, 0x86, 0xdd), outer, malformed},
 		{"hardware addresses of 8 bytes", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 4, 8), outer, malformed},
+		{"hardware addresses of 120 bytes", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 4, 120), outer, malformed}, // found by FuzzTake
+		{"protocol addresses of 124 bytes", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 5, 124), outer, malformed},
+		{"empty", encap.ARP, nil, outer, malformed},
 		{"a cut one", encap.ARP, arp(t, 1, theirs, their4, mac{}, own4)[:27], outer, malformed},
 		{"ND: for somebody else", encap.ND, nd(t, ns, netip.MustParseAddr("fd96:0:0:3::"), solicitedNode(own6), own6, source), outer, spoofed},
 		{"ND: from another address", encap.ND, good6, stranger, spoofed},

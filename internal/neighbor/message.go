@@ -51,11 +51,15 @@ func parse(k encap.Kind, b []byte) (message, error) {
 }
 
 func parseARP(b []byte) (m message, err error) {
+	// gopacket adds these lengths up in 8 bits, and panics where they overflow.
+	if len(b) < 8+2*(6+4) || b[4] != 6 || b[5] != 4 {
+		return m, errMessage
+	}
 	var a layers.ARP
 	if err := a.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {
 		return m, errMessage
 	}
-	if a.AddrType != layers.LinkTypeEthernet || a.Protocol != layers.EthernetTypeIPv4 || a.HwAddressSize != 6 || a.ProtAddressSize != 4 ||
+	if a.AddrType != layers.LinkTypeEthernet || a.Protocol != layers.EthernetTypeIPv4 ||
 		a.Operation != layers.ARPRequest && a.Operation != layers.ARPReply {
 		return m, errMessage
 	}
