@@ -14,9 +14,9 @@ import (
 )
 
 // Real memberlist code over the in-memory network, in virtual time, with 1% loss.
-// A cluster of 1000 nodes takes more than an hour of two processors and 9 to 13 GB:
+// A cluster of 1000 nodes takes more than an hour of two processors and 12 GB:
 //
-//	go test ./membership -run TestScale -scale 1000 -settled 10m -v -timeout 2h
+//	go test ./membership -run TestScale -scale 1000 -settled 10m -v -timeout 3h
 var (
 	scale        = flag.Int("scale", 100, "how many nodes TestScale runs")
 	scaleSettled = flag.Duration("settled", time.Minute, "for how long TestScale watches a settled cluster, in virtual time")
