@@ -60,7 +60,9 @@ type Codec interface {
 	// For IPv4 and IPv6 the payload is an inner packet whose fixed header
 	// (20 or 40 bytes) lies in it completely; nothing else of it has been
 	// checked. For Control the payload goes to Parse and may be followed by
-	// padding. The payload aliases datagram and keeps its spare capacity out.
+	// padding. For ARP it is the whole message, for ND the IPv6 packet with the
+	// message's type in it; both for the receiver's VTEP or a group that it may be in.
+	// The payload aliases datagram and keeps its spare capacity out.
 	// With an error the kind is Invalid and the payload nil. The error is one
 	// of this package's sentinels, to be compared with == or errors.Is.
 	Decode(datagram []byte) (k Kind, payload []byte, err error)
