@@ -20,9 +20,8 @@ import (
 )
 
 // The tests in this file follow those of the kernel for its own device, as far as
-// they are about an end of a tunnel: tools/testing/selftests/net/forwarding,
-// vxlan_reserved.sh, vxlan_bridge_1d.sh, vxlan_asymmetric.sh's ARP suppression, and
-// tools/testing/selftests/net/udpgro_fwd.sh's checksums. Each is named after its case.
+// they are about an end of a tunnel: vxlan_reserved.sh and vxlan_bridge_1d.sh of
+// tools/testing/selftests/net/forwarding. Each names the case that it follows.
 
 // forger is a VTEP whose frames are made by the test.
 type forger struct {
@@ -125,8 +124,8 @@ func got(t *testing.T, c *lab.Capture, last string) (tos []uint8, payloads []str
 	return tos, payloads
 }
 
-// TestVXLANReserved: vxlan_reserved.sh, default_test, reserved_10_test to
-// reserved_63_test. Each reserved bit alone has a frame dropped and counted; with
+// TestVXLANReserved: vxlan_reserved.sh, default_test and those of single bits. Each
+// reserved bit alone has a frame dropped and counted; with
 // "rfc", as with the kernel's RESERVED_BITS attribute, it is ignored.
 func TestVXLANReserved(t *testing.T) {
 	t.Parallel()
