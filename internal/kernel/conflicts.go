@@ -36,7 +36,8 @@ type Conflict struct {
 // a policy rule sends there.
 //
 // No conflicts are: default routes, also those in two halves (0.0.0.0/1, as VPNs
-// make them); what is on device; our own routes; and what lies in own, the
+// make them); what is on device, or on a VXLAN device that a daemon which had that
+// device has left; our own routes; and what lies in own, the
 // subnets that this node held before: this host's container bridge is there.
 //
 // The fatal ones come first, then they are in the order of networks.
@@ -64,7 +65,7 @@ func (k *Kernel) Conflicts(networks []netip.Prefix, device string, own []netip.P
 		foreign := slices.DeleteFunc(slices.Clone(addrs), func(a netlink.Addr) bool {
 			p := addrPrefix(a)
 			return !p.IsValid() || !n.Contains(p.Addr()) || insideAny(single(p.Addr()), own) ||
-				device != "" && linkName(links, a.LinkIndex) == device
+				ofNode(links[a.LinkIndex], device)
 		})
 		for _, a := range foreign {
 			p, name := addrPrefix(a), linkName(links, a.LinkIndex)
@@ -99,7 +100,7 @@ func routeConflict(n netip.Prefix, r route, device string, own []netip.Prefix, l
 	switch {
 	case !n.Overlaps(r.dst) || r.dst.Bits() <= 1:
 		return Conflict{}, false
-	case name == device && device != "" || insideAny(r.dst, own):
+	case ofNode(links[r.link], device) || insideAny(r.dst, own):
 		return Conflict{}, false
 	case r.kind == unix.RTN_BROADCAST || r.kind == unix.RTN_ANYCAST || r.kind == unix.RTN_MULTICAST || r.kind == unix.RTN_THROW:
 		return Conflict{}, false // come with an address, or decide nothing

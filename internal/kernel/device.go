@@ -11,7 +11,8 @@ import (
 )
 
 // DeviceAlias is the interface alias (IFLA_IFALIAS, `ip link set alias`) by
-// which Cleanup knows a TUN device as one that ConfigureDevice has set up.
+// which Cleanup knows a TUN device as one that ConfigureDevice has set up, and
+// by which everybody knows the VXLAN devices of Fast.
 const DeviceAlias = "overlayd"
 
 // The limits of a TUN device's MTU: MIN_MTU and MAX_MTU in

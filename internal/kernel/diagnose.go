@@ -76,8 +76,8 @@ type bridge struct {
 	addr  netip.Addr
 }
 
-// bridges finds the interfaces, other than the TUN, with an address in one of
-// our subnets. The caller holds k.mu.
+// bridges finds the interfaces, other than the TUN and the VXLAN devices, with an
+// address in one of our subnets. The caller holds k.mu.
 func (k *Kernel) bridges(cfg DiagnoseConfig) []bridge {
 	links, err := k.links()
 	if err != nil {
@@ -90,7 +90,7 @@ func (k *Kernel) bridges(cfg DiagnoseConfig) []bridge {
 	var found []bridge
 	for _, a := range addrs {
 		p, name := addrPrefix(a), linkName(links, a.LinkIndex)
-		if p.IsValid() && name != cfg.Device && insideAny(single(p.Addr()), cfg.Own) {
+		if p.IsValid() && !ofNode(links[a.LinkIndex], cfg.Device) && insideAny(single(p.Addr()), cfg.Own) {
 			found = append(found, bridge{name, a.LinkIndex, p.Addr()})
 		}
 	}
@@ -144,7 +144,8 @@ func (k *Kernel) diagnoseRPFilter(cfg DiagnoseConfig) []Finding {
 	if has4, _ := families(cfg.Networks); !has4 {
 		return nil
 	}
-	for _, dev := range []string{cfg.Device, cfg.Underlay} {
+	v4, v6 := VXLANNames(cfg.Device)
+	for _, dev := range []string{cfg.Device, cfg.Underlay, v4, v6} { // what is not there has no filter
 		if dev == "" {
 			continue
 		}

@@ -197,7 +197,8 @@ const (
 )
 
 // rulesTo lists the policy rules ahead of the main table that lead to table, or,
-// if that is 0, all that are ahead of it. The caller holds k.mu.
+// if that is 0, all that are ahead of it. Ours are for probes only. The caller
+// holds k.mu.
 func (k *Kernel) rulesTo(family, table int) []netlink.Rule {
 	all, err := dump(func() ([]netlink.Rule, error) { return k.h.RuleList(family) })
 	if err != nil {
@@ -205,7 +206,7 @@ func (k *Kernel) rulesTo(family, table int) []netlink.Rule {
 	}
 	return slices.DeleteFunc(all, func(r netlink.Rule) bool {
 		return r.Priority == 0 && r.Table == unix.RT_TABLE_LOCAL || r.Priority == priorityMain || r.Priority == priorityDefault ||
-			table != 0 && r.Table != table
+			table != 0 && r.Table != table || r.Protocol == RouteProtocol
 	})
 }
 

@@ -5,12 +5,14 @@
 // What the package puts into the kernel is marked, and it changes or removes
 // nothing that does not carry the mark:
 //
-//   - routes carry [RouteProtocol];
-//   - the TUN device carries the alias [DeviceAlias];
+//   - routes and policy rules carry [RouteProtocol];
+//   - the TUN device and the VXLAN devices carry the alias [DeviceAlias];
 //   - addresses are /32 or /128 with IFA_F_NOPREFIXROUTE, and are looked for
-//     on that device only.
+//     on those devices only;
+//   - the guard of the kernel paths is an nftables table of its own, inet
+//     "overlayd-" and the device's name.
 //
-// The firewall and policy rules are read, never written.
+// Other people's firewall and policy rules are read, never written.
 //
 // # Network namespaces
 //
@@ -66,6 +68,7 @@ type Kernel struct {
 	h      *netlink.Handle
 	ns     int // the namespace's file descriptor; -1 if /proc does not tell
 	closed bool
+	guard  *guardState // what SetGuard has made; nil: nothing
 }
 
 // Open connects to the network namespace of the calling thread: a caller that

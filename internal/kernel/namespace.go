@@ -39,6 +39,16 @@ func (k *Kernel) inNamespace(f func() error) error {
 	return <-done
 }
 
+// Do runs f on a thread in the namespace that this Kernel belongs to, such as to make
+// a socket there.
+func (k *Kernel) Do(f func() error) error {
+	if err := k.lock(); err != nil {
+		return err
+	}
+	defer k.mu.Unlock()
+	return k.inNamespace(f)
+}
+
 // isHere tells whether the calling thread is in the namespace of k.
 func (k *Kernel) isHere() bool {
 	var here, ours unix.Stat_t

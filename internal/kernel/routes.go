@@ -12,12 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RouteProtocol is the rtm_protocol of every route that overlayd makes
-// (`proto 96` in ip-route(8)), and by which it knows its own again. Values
-// above RTPROT_STATIC (4) "are not interpreted by kernel; they are just passed
-// from user and back as is" (linux/include/uapi/linux/rtnetlink.h). 96 is taken
-// neither there nor in iproute2's /etc/iproute2/rt_protos, and looks like the
-// 100.96.0.0/16 of our examples.
+// RouteProtocol is the rtm_protocol of every route that overlayd makes and the
+// FRA_PROTOCOL of its policy rules (`proto 96` in ip-route(8) and `protocol 96`
+// in ip-rule(8)), by which it knows its own again. Values above RTPROT_STATIC (4)
+// "are not interpreted by kernel; they are just passed from user and back as is"
+// (linux/include/uapi/linux/rtnetlink.h). 96 is taken neither there nor in
+// iproute2's /etc/iproute2/rt_protos, and looks like the 100.96.0.0/16 of our
+// examples.
 const RouteProtocol = 96
 
 // The metrics of our routes, the same for IPv4 and IPv6. RouteMetric is better
@@ -173,6 +174,8 @@ type route struct {
 	family   int
 	multi    []int // outgoing interfaces of a multipath route
 	tos      int
+	onlink   bool // the gateway is taken to be on the link
+	mtu      int  // 0: the outgoing interface's
 }
 
 // routes lists every route of every table and both families. The caller holds
@@ -192,7 +195,7 @@ func (k *Kernel) routes() ([]route, error) {
 				continue
 			}
 			e := route{dst: dst, table: r.Table, kind: r.Type, protocol: int(r.Protocol), metric: r.Priority,
-				link: r.LinkIndex, scope: r.Scope, family: family, tos: r.Tos}
+				link: r.LinkIndex, scope: r.Scope, family: family, tos: r.Tos, onlink: r.Flags&unix.RTNH_F_ONLINK != 0, mtu: r.MTU}
 			e.src, _ = netip.AddrFromSlice(r.Src)
 			e.gw, _ = netip.AddrFromSlice(r.Gw)
 			for _, hop := range r.MultiPath {

@@ -153,3 +153,25 @@ func (s *Switch) Block(m Match) error {
 
 // Unblock undoes every Block of the switch.
 func (s *Switch) Unblock() error { return s.delTable(nftables.TableFamilyBridge, blockTable) }
+
+// Corrupt makes the switch spoil the UDP checksum of what matches, which must be UDP,
+// until Unblock: like a device on the way that computes checksums wrong. The senders'
+// kernels must finish checksums themselves (see FinishChecksums): one that is left to the
+// network card is not looked at by the receiver.
+func (s *Switch) Corrupt(m Match) error {
+	rules, err := m.rules(nftables.TableFamilyBridge)
+	if err != nil {
+		return err
+	}
+	return s.nft(func(c *nftables.Conn) error {
+		t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyBridge, Name: blockTable})
+		ch := baseChain(c, t, "forward", nftables.ChainHookForward, dropPriority)
+		for _, r := range rules {
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: append(r[:len(r):len(r)],
+				// The checksum is at offset 6 (RFC 768). 0 would mean that there is none.
+				&expr.Immediate{Register: 1, Data: []byte{0x12, 0x34}},
+				&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 6, Len: 2})})
+		}
+		return c.Flush()
+	})
+}

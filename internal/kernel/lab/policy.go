@@ -2,6 +2,7 @@ package lab
 
 import (
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // policyTable holds a chain on the forward hook, as container runtimes make it.
@@ -24,3 +25,22 @@ func (h *Host) ForwardPolicyDrop() error {
 
 // ForwardPolicyAccept undoes ForwardPolicyDrop.
 func (h *Host) ForwardPolicyAccept() error { return h.delTable(nftables.TableFamilyINet, policyTable) }
+
+// DropForwardedFrom gives the host a firewall that forwards nothing that has come by
+// an interface, until ForwardPolicyAccept.
+func (h *Host) DropForwardedFrom(iface string) error {
+	return h.nft(func(c *nftables.Conn) error {
+		accept := nftables.ChainPolicyAccept
+		t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: policyTable})
+		ch := c.AddChain(&nftables.Chain{
+			Name: "forward", Table: t, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &accept,
+		})
+		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ifname(iface)},
+			drop(),
+		}})
+		return c.Flush()
+	})
+}

@@ -86,6 +86,15 @@ func state() ([]string, error) {
 			add("neigh %v mac %s dev %s", e.IP, e.HardwareAddr, names[e.LinkIndex])
 		}
 	}
+	fdb, err := netlink.NeighList(0, unix.AF_BRIDGE)
+	if err != nil {
+		return nil, fmt.Errorf("forwarding databases: %w", err)
+	}
+	for _, e := range fdb {
+		if e.Flags&netlink.NTF_SELF != 0 && e.IP != nil { // of a VXLAN device
+			add("fdb %s dst %s dev %s", e.HardwareAddr, e.IP, names[e.LinkIndex])
+		}
+	}
 	c, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)

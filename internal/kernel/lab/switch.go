@@ -115,6 +115,10 @@ func (p *Port) Addrs() []netip.Prefix { return slices.Clone(p.addrs) }
 // from the host's end like a pulled cable.
 func (p *Port) SetUp(up bool) error { return p.sw.SetUp(p.name, up) }
 
+// SetMTU sets the MTU of the switch's end of the link: longer frames for the host are
+// dropped in silence. Superpackets count as what they will be cut into.
+func (p *Port) SetMTU(mtu int) error { return p.sw.SetMTU(p.name, mtu) }
+
 // connect makes the veth pair between a host and the switch, both ends where
 // they belong, and gives the host's end its addresses.
 func (s *Switch) connect(h *Host, iface string, cfg PortConfig) (*Port, error) {

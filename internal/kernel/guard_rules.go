@@ -1,0 +1,377 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// The reasons for which the guard drops a packet. Each is a named counter in the
+// table, so that `nft list counters` shows them too.
+const (
+	dropVXLANFragment    = "guard_vxlan_fragment"
+	dropVXLANSource      = "guard_vxlan_source"
+	dropVXLANDestination = "guard_vxlan_destination"
+	dropVXLANFrame       = "guard_vxlan_frame"
+	dropSpoofedOuter     = "guard_spoofed_outer"
+	dropForwarded        = "guard_forwarded"
+	dropPlainSource      = "guard_plain_source"
+	dropPlainDestination = "guard_plain_destination"
+)
+
+var guardReasons = []string{
+	dropVXLANFragment, dropVXLANSource, dropVXLANDestination, dropVXLANFrame,
+	dropSpoofedOuter, dropForwarded, dropPlainSource, dropPlainDestination,
+}
+
+// Where the guard's chains stand on their hooks.
+const (
+	// beforeDefrag is before fragments are put together: NF_IP_PRI_CONNTRACK_DEFRAG
+	// is -400 (linux/include/uapi/linux/netfilter_ipv4.h).
+	beforeDefrag nftables.ChainPriority = -450
+	// beforeRouting is before anybody rewrites addresses: NF_IP_PRI_RAW.
+	beforeRouting nftables.ChainPriority = -300
+	// early is before the administrator's filter: NF_IP_PRI_MANGLE.
+	early nftables.ChainPriority = -150
+	// late is after everybody else's chains, so that the mark that is set there is
+	// seen by nobody and changed by nobody.
+	late nftables.ChainPriority = 1000
+	// afterSNAT is where packets look as they leave: NF_IP_PRI_NAT_SRC is 100.
+	afterSNAT nftables.ChainPriority = 300
+)
+
+// Offsets in headers, in bytes: RFC 791, RFC 8200, RFC 768, RFC 7348.
+const (
+	offFragment4  = 6 // flags and fragment offset
+	offSource4    = 12
+	offDest4      = 16
+	offSource6    = 8
+	offDest6      = 24
+	offUDPDest    = 2
+	offVNI        = 8 + 4             // of the UDP header
+	offInnerEther = 8 + 8 + 12        // EtherType of the inner frame, of the UDP header
+	offEtherSrc   = 6                 // of the link layer's header
+	moreFragments = 0x2000            // MF
+	fragOffset4   = 0x1fff            // IPv4's fragment offset
+	fragOffset6   = 0xfff8            // IPv6's, in the fragment header's second 16 bits
+	reg           = unix.NFT_REG32_00 // the first of the 4-byte registers
+	regResult     = unix.NFT_REG32_00 + 15
+)
+
+// guardChain is one chain of the table; without a hook it is reached by a goto.
+type guardChain struct {
+	name     string
+	hook     *nftables.ChainHook
+	priority nftables.ChainPriority
+	rules    [][]expr.Any
+}
+
+// chains are the rules of the guard. They depend on nothing but what is set for
+// the life of a node or changes rarely; peers are elements of sets.
+//
+// A verdict of accept ends one base chain; other tables, and later chains, still
+// see the packet and may drop it.
+func (g *Guard) chains() []guardChain {
+	return slices.Concat(g.fragmentChains(), g.vxlanChains(), g.underlayChains(), g.plainChains())
+}
+
+// fragmentChains drop the first fragment of what goes to the VXLAN port of this
+// host. Without it a datagram is never put together. IPv6 needs that: where
+// nobody tracks connections the kernel puts fragments together only after the
+// input hook, and a rule there would see no more than the first fragment has.
+//
+// A fragment is dropped unless it is seen to be harmless: one whose headers
+// cannot be followed has no protocol for nftables (ipv6_find_hdr fails in
+// nft_set_pktinfo_ipv6), and all that asks for it does not match. An IPv6
+// datagram in one fragment (RFC 6946) is taken for a first one; no VXLAN sender
+// makes them.
+//
+// The address is looked at by its type, because the VXLAN socket also gets what
+// is sent to broadcast and multicast addresses.
+func (g *Guard) fragmentChains() []guardChain {
+	fib := &expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true}
+	return []guardChain{
+		{name: "first_fragment", rules: [][]expr.Any{
+			rule(notUDP(), accepted()),
+			rule(notPort(g.Port), accepted()),
+			rule([]expr.Any{fib}, compare(expr.CmpOpEq, native(unix.RTN_UNICAST)), accepted()), // forwarded
+			dropped(dropVXLANFragment),
+		}},
+		{name: "fragments", hook: nftables.ChainHookPrerouting, priority: beforeDefrag, rules: [][]expr.Any{
+			rule(ipv4(), masked(fragment4(), moreFragments|fragOffset4, expr.CmpOpEq, moreFragments), gotoChain("first_fragment")),
+			rule(ipv6(), masked(fragment6(), fragOffset6, expr.CmpOpEq, 0), gotoChain("first_fragment")),
+		}},
+	}
+}
+
+// vxlanChains let VXLAN in by two steps.
+//
+// The first looks at the outer packet as late as possible before the kernel's
+// VXLAN socket gets it, and marks what comes from a peer with the number of the
+// outer address. The mark is the packet's through vxlan_rcv (skb_scrub_packet
+// keeps it within a namespace), so that the second step, where the inner packet
+// comes out of the device, knows who sent it: the source has to be one of that
+// peer's. There the kernel has taken the frame apart, and what is looked at is
+// what will be routed. One step would not do: a datagram may be a superpacket of
+// many, which a virtual link passes on whole, and which the kernel cuts after
+// the input hook (udp_unexpected_gso in linux/include/linux/udp.h); a rule there
+// sees the first frame alone.
+//
+// What comes out of a device without a known mark is dropped, however it came
+// in. Packets must come out one by one, as guard_gro.go sees to it.
+func (g *Guard) vxlanChains() []guardChain {
+	vni := binary.BigEndian.AppendUint32(nil, g.VNI)[1:]
+	input := guardChain{name: "vxlan", hook: nftables.ChainHookInput, priority: late, rules: [][]expr.Any{
+		rule(meta(expr.MetaKeyL4PROTO, reg), compare(expr.CmpOpEq, []byte{unix.IPPROTO_UDP}),
+			load(expr.PayloadBaseTransportHeader, offUDPDest, 2, reg),
+			compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, g.Port)), gotoChain("vxlan_outer")),
+	}}
+	outer := guardChain{name: "vxlan_outer", rules: [][]expr.Any{
+		rule(load(expr.PayloadBaseTransportHeader, offVNI, 3, reg), compare(expr.CmpOpNeq, vni), accepted()), // not ours
+	}}
+	for _, a := range g.Locals {
+		outer.rules = append(outer.rules, rule(family(a), within(offDest(a), single(a)), gotoChain("vxlan_frame")))
+	}
+	outer.rules = append(outer.rules, dropped(dropVXLANDestination))
+
+	frame := guardChain{name: "vxlan_frame"}
+	for _, ether := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
+		frame.rules = append(frame.rules, rule(load(expr.PayloadBaseTransportHeader, offInnerEther, 2, reg),
+			compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, ether)), gotoChain("vxlan_mark")))
+	}
+	frame.rules = append(frame.rules, dropped(dropVXLANFrame))
+
+	mark := guardChain{name: "vxlan_mark", rules: [][]expr.Any{
+		rule(ipv4(), load(expr.PayloadBaseNetworkHeader, offSource4, 4, reg), toMark(setOuter4), accepted()),
+		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offSource6, 16, reg), toMark(setOuter6), accepted()),
+		dropped(dropVXLANSource),
+	}}
+
+	inner := guardChain{name: "vxlan_source", rules: [][]expr.Any{
+		rule(ipv4(), meta(expr.MetaKeyMARK, reg), load(expr.PayloadBaseNetworkHeader, offSource4, 4, reg+1), in(setVXLAN4), unmark(), accepted()),
+		rule(ipv6(), meta(expr.MetaKeyMARK, reg), load(expr.PayloadBaseNetworkHeader, offSource6, 16, reg+1), in(setVXLAN6), unmark(), accepted()),
+		dropped(dropVXLANSource),
+	}}
+	own := guardChain{name: "vxlan_destination"}
+	for _, p := range g.Own {
+		own.rules = append(own.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), gotoChain("vxlan_source")))
+	}
+	own.rules = append(own.rules, dropped(dropVXLANDestination))
+
+	out := guardChain{name: "vxlan_inner", hook: nftables.ChainHookPrerouting, priority: beforeDefrag}
+	for _, dev := range g.VXLANs {
+		out.rules = append(out.rules, rule(named(expr.MetaKeyIIFNAME, dev), gotoChain("vxlan_destination")))
+	}
+	return []guardChain{mark, frame, outer, input, inner, own, out}
+}
+
+// underlayChains keep others from posing as a peer or as this host by the
+// overlay's UDP ports.
+//
+// What is for this host and comes in by an interface that is neither lo nor an
+// underlay has to come from where its source is routed to: a container cannot
+// send as a peer. What this host forwards may not go to a peer's overlay ports
+// at all: a container cannot send as this host, as it would behind a masquerade.
+// That goes for traffic of other hosts, too, which this host routes to a peer;
+// it would have to be told from a container's.
+//
+// The fragments that follow a first one have no port and are let through: the
+// first is not.
+func (g *Guard) underlayChains() []guardChain {
+	rest := func() [][]expr.Any {
+		return [][]expr.Any{
+			rule(notUDP(), accepted()),
+			rule(ipv4(), masked(fragment4(), fragOffset4, expr.CmpOpNeq, 0), accepted()),
+			rule(ipv6(), masked(fragment6(), fragOffset6, expr.CmpOpNeq, 0), accepted()),
+			rule(notPort(append([]uint16{g.Port}, g.Ports...)...), accepted()),
+		}
+	}
+	spoofed := guardChain{name: "spoofed", hook: nftables.ChainHookInput, priority: early}
+	// What came by our own devices has been looked at, and probes do come by them.
+	for _, dev := range slices.Concat([]string{"lo", g.Device}, g.VXLANs, g.Underlays) {
+		spoofed.rules = append(spoofed.rules, rule(named(expr.MetaKeyIIFNAME, dev), accepted()))
+	}
+	spoofed.rules = append(append(spoofed.rules, rest()...),
+		rule(routedBack(), compare(expr.CmpOpNeq, native(0)), accepted()),
+		dropped(dropSpoofedOuter))
+
+	forwarded := guardChain{name: "forwarded", hook: nftables.ChainHookForward, priority: early, rules: append(rest(),
+		rule(ipv4(), load(expr.PayloadBaseNetworkHeader, offDest4, 4, reg), inMap(setOuter4), dropped(dropForwarded)),
+		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg), inMap(setOuter6), dropped(dropForwarded)))}
+	return []guardChain{spoofed, forwarded}
+}
+
+// plainChains look at what comes in with a source and a destination in the
+// overlay, but not in VXLAN: only what came through our devices, from a
+// container of ours, or to one from a direct peer, may; and they count what is
+// sent to peers. Locally made packets do not pass here, but by lo.
+func (g *Guard) plainChains() []guardChain {
+	ethernet := rule(meta(expr.MetaKeyIIFTYPE, reg), compare(expr.CmpOpEq, binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER)),
+		meta(expr.MetaKeyIIFNAME, reg), load(expr.PayloadBaseLLHeader, offEtherSrc, 6, reg+4))
+	source := guardChain{name: "plain_source"}
+	destination := guardChain{name: "plain_destination"}
+	for _, p := range g.Own {
+		source.rules = append(source.rules, rule(family(p.Addr()), within(offSource(p.Addr()), p),
+			routedBack(), compare(expr.CmpOpNeq, native(0)), accepted()))
+		destination.rules = append(destination.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), accepted()))
+	}
+	source.rules = append(source.rules,
+		rule(ipv4(), ethernet, load(expr.PayloadBaseNetworkHeader, offSource4, 4, reg+6), in(setDirect4), gotoChain("plain_destination")),
+		rule(ipv6(), ethernet, load(expr.PayloadBaseNetworkHeader, offSource6, 16, reg+6), in(setDirect6), gotoChain("plain_destination")),
+		dropped(dropPlainSource))
+	destination.rules = append(destination.rules, dropped(dropPlainDestination))
+
+	devices := guardChain{name: "plain_overlay"}
+	for _, dev := range slices.Concat([]string{"lo", g.Device}, g.VXLANs) {
+		devices.rules = append(devices.rules, rule(named(expr.MetaKeyIIFNAME, dev), accepted()))
+	}
+	devices.rules = append(devices.rules, gotoChain("plain_source"))
+
+	plain := guardChain{name: "plain", hook: nftables.ChainHookPrerouting, priority: beforeRouting}
+	for _, n := range g.Networks {
+		plain.rules = append(plain.rules, rule(family(n.Addr()), within(offSource(n.Addr()), n), within(offDest(n.Addr()), n), gotoChain("plain_overlay")))
+	}
+
+	sent := guardChain{name: "sent", hook: nftables.ChainHookPostrouting, priority: afterSNAT, rules: [][]expr.Any{
+		rule(ipv4(), meta(expr.MetaKeyOIFNAME, reg), load(expr.PayloadBaseNetworkHeader, offDest4, 4, reg+4), in(setSent4)),
+		rule(ipv6(), meta(expr.MetaKeyOIFNAME, reg), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg+4), in(setSent6)),
+	}}
+	return []guardChain{destination, source, devices, plain, sent}
+}
+
+// The words that rules are made of.
+
+func rule(parts ...[]expr.Any) []expr.Any { return slices.Concat(parts...) }
+
+func accepted() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+
+func dropped(reason string) []expr.Any {
+	return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: reason}, &expr.Verdict{Kind: expr.VerdictDrop}}
+}
+
+func gotoChain(name string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: name}}
+}
+
+func meta(key expr.MetaKey, register uint32) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: register}}
+}
+
+func compare(op expr.CmpOp, data []byte) []expr.Any {
+	return []expr.Any{&expr.Cmp{Op: op, Register: reg, Data: data}}
+}
+
+func load(base expr.PayloadBase, offset, size, register uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: register, Base: base, Offset: offset, Len: size}}
+}
+
+func native(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+
+func ipv4() []expr.Any {
+	return rule(meta(expr.MetaKeyNFPROTO, reg), compare(expr.CmpOpEq, []byte{unix.NFPROTO_IPV4}))
+}
+
+func ipv6() []expr.Any {
+	return rule(meta(expr.MetaKeyNFPROTO, reg), compare(expr.CmpOpEq, []byte{unix.NFPROTO_IPV6}))
+}
+
+func family(a netip.Addr) []expr.Any {
+	if a.Is4() {
+		return ipv4()
+	}
+	return ipv6()
+}
+
+func offSource(a netip.Addr) uint32 {
+	if a.Is4() {
+		return offSource4
+	}
+	return offSource6
+}
+
+func offDest(a netip.Addr) uint32 {
+	if a.Is4() {
+		return offDest4
+	}
+	return offDest6
+}
+
+// within matches an address of the network header that lies in p.
+func within(offset uint32, p netip.Prefix) []expr.Any {
+	n := ipNet(p.Masked())
+	size := uint32(len(n.IP))
+	return rule(load(expr.PayloadBaseNetworkHeader, offset, size, reg),
+		[]expr.Any{&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: size, Mask: n.Mask, Xor: make([]byte, size)}},
+		compare(expr.CmpOpEq, n.IP))
+}
+
+func notUDP() []expr.Any {
+	return rule(meta(expr.MetaKeyL4PROTO, reg), compare(expr.CmpOpNeq, []byte{unix.IPPROTO_UDP}))
+}
+
+// notPort matches UDP that is seen to go to none of the ports.
+func notPort(ports ...uint16) []expr.Any {
+	parts := load(expr.PayloadBaseTransportHeader, offUDPDest, 2, reg)
+	for _, p := range ports {
+		parts = append(parts, compare(expr.CmpOpNeq, binary.BigEndian.AppendUint16(nil, p))...)
+	}
+	return parts
+}
+
+// fragment4 and fragment6 load the 16 bits with the fragment offset; fragment6
+// matches only what has a fragment header.
+func fragment4() []expr.Any { return load(expr.PayloadBaseNetworkHeader, offFragment4, 2, reg) }
+
+func fragment6() []expr.Any {
+	return []expr.Any{&expr.Exthdr{DestRegister: reg, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}}
+}
+
+// masked compares 16 loaded bits under a mask.
+func masked(loaded []expr.Any, mask uint16, op expr.CmpOp, value uint16) []expr.Any {
+	return rule(loaded,
+		[]expr.Any{&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 2, Mask: binary.BigEndian.AppendUint16(nil, mask), Xor: make([]byte, 2)}},
+		compare(op, binary.BigEndian.AppendUint16(nil, value)))
+}
+
+// named matches an interface by its name, as a device may be made anew.
+func named(key expr.MetaKey, dev string) []expr.Any {
+	return rule(meta(key, reg), compare(expr.CmpOpEq, ifName(dev)))
+}
+
+// ifName is a name as nftables compares it: IFNAMSIZ bytes (linux/include/uapi/linux/if.h).
+func ifName(dev string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, dev)
+	return b
+}
+
+// routedBack loads the interface by which the packet's source is reached if
+// that is the one it came in by, else 0: `fib saddr . iif oif`.
+func routedBack() []expr.Any {
+	return []expr.Any{&expr.Fib{Register: reg, FlagSADDR: true, FlagIIF: true, ResultOIF: true}}
+}
+
+// in matches if the registers are an element of the set, whose counter counts
+// the packet.
+func in(s guardSet) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: reg, SetName: s.String()}}
+}
+
+// inMap matches if the registers are a key of the map.
+func inMap(s guardSet) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: reg, DestRegister: regResult, IsDestRegSet: true, SetName: s.String()}}
+}
+
+// toMark gives the packet the mark that the map has for the registers.
+func toMark(s guardSet) []expr.Any {
+	return append(inMap(s), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: regResult})
+}
+
+func unmark() []expr.Any {
+	return []expr.Any{&expr.Immediate{Register: reg, Data: native(0)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg}}
+}
