@@ -27,7 +27,7 @@ import (
 func (n *Node) assemble(ctx context.Context) error {
 	steps := []func() error{
 		n.lockRunDir, n.openKernel, n.findUnderlay, n.openMember, n.checkConflicts,
-		n.bindSockets, n.openDevice, n.bindMore, n.configureDevice, n.startGossip, n.startForwarding, n.serve,
+		n.bindSockets, n.openDevice, n.bindMore, n.configureDevice, n.openFast, n.startGossip, n.startForwarding, n.serve,
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -168,6 +168,12 @@ func (n *Node) openMember() (err error) {
 	if n.cfg.Encap == "vxlan" {
 		caps = membership.CapVXLAN
 	}
+	if n.cfg.allows(PathKernelVXLAN) {
+		caps |= membership.CapKernelVXLAN
+	}
+	if n.cfg.allows(PathDirect) {
+		caps |= membership.CapDirect
+	}
 	n.parts.member, err = membership.New(membership.Config{
 		StateDir: n.cfg.StateDir, Name: n.cfg.Name, Settings: n.cfg.settings, Static: n.cfg.Subnets,
 		Gossip:   netip.AddrPortFrom(n.parts.endpoints[0], n.cfg.GossipPort),
@@ -287,9 +293,11 @@ func (n *Node) startForwarding() error {
 		return fmt.Errorf("keys: %w", err)
 	}
 	n.parts.framings.Store(new(framings))
-	n.parts.prober = probe.New(probe.Config{
-		Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Auth: auth, Send: n.sendControl,
-	})
+	probing := probe.Config{Self: n.parts.member.ID(), Boot: n.parts.member.Boot(), Auth: auth, Send: n.sendControl}
+	if f := n.parts.fast; f != nil {
+		probing.SendKernel, probing.Echo = f.send, f.echo
+	}
+	n.parts.prober = probe.New(probing)
 	codec := n.codec()
 	n.parts.statics.changed = make(chan struct{}, 1)
 	n.parts.neighbors = neighbor.New(neighbor.Config{
@@ -301,7 +309,7 @@ func (n *Node) startForwarding() error {
 	sizes := newSizeHints(n.headerLen, n.linkMTU, n.sizeHint)
 	engine, err := forward.New(forward.Config{
 		Device: n.parts.device, Codec: codec, Conns: n.parts.conns, Tx: n.parts.sending, More: n.parts.more,
-		Control: n.parts.prober.Handle, Neighbor: n.parts.neighbors.Handle, TooBig: sizes.heard,
+		Control: func(frame []byte, from netip.AddrPort) { n.parts.prober.Handle(frame, encap.Userspace, from) }, Neighbor: n.parts.neighbors.Handle, TooBig: sizes.heard,
 		MTU: int(n.parts.mtu), NoOffload: n.cfg.Offload == "off", Logger: n.log,
 	})
 	if err != nil {
@@ -318,6 +326,7 @@ func (n *Node) startForwarding() error {
 	n.parts.carrying.Go(func() { n.parts.prober.Run(running) })
 	n.parts.carrying.Go(func() { n.parts.neighbors.Run(running) })
 	n.parts.carrying.Go(func() { sizes.run(running) })
+	n.parts.fast.run(running)
 	n.parts.conducting.Go(n.conduct)
 	return nil
 }
@@ -331,6 +340,15 @@ func (n *Node) serve() (err error) {
 
 // goodbyeTime bounds the good-bye in gossip, within the 2 s that a stop may take.
 const goodbyeTime = 1500 * time.Millisecond
+
+// keeps tells whether kernel paths and subnet.env are left for the next start. A
+// node that leaves, or has never had a subnet, has nothing to leave there.
+func (n *Node) keeps() bool {
+	if n.release.Load() || len(n.mesh.Load().held) == 0 {
+		return false
+	}
+	return n.cfg.KeepPaths && n.parts.fast != nil || errors.Is(context.Cause(n.quit), ErrUnderlayChanged)
+}
 
 // dismantle takes down what assemble has put up, in reverse, and then lets Wait
 // return. The order matters: first nobody changes anything any more; gossip
@@ -352,16 +370,20 @@ func (n *Node) dismantle() {
 		p.conducting.Wait()
 		if p.member != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), goodbyeTime)
-			if n.release.Load() {
+			switch {
+			case n.release.Load():
 				fail("gossip", p.member.Leave(ctx))
 				// One that had ended by itself has released nothing.
 				n.released = p.member.Err() == nil
-			} else {
+			case n.keeps():
+				fail("gossip", p.member.Vanish(ctx))
+			default:
 				fail("gossip", p.member.Stop(ctx))
 			}
 			cancel()
 		}
-		if p.kernel != nil {
+		if p.kernel != nil && !n.keeps() {
+			fail("kernel paths", p.fast.remove())
 			if p.device != nil {
 				_, err := p.kernel.Release(n.cfg.Device, n.cfg.Networks)
 				fail("routes", err)
@@ -370,6 +392,7 @@ func (n *Node) dismantle() {
 		if p.halt != nil {
 			p.halt()
 		}
+		p.fast.close()
 		if p.prober != nil {
 			p.prober.Close()
 		}
@@ -395,7 +418,7 @@ func (n *Node) dismantle() {
 		if p.kernel != nil {
 			fail("kernel", p.kernel.Close())
 		}
-		if p.envWritten {
+		if p.envWritten && !n.keeps() {
 			if err := RemoveSubnetEnv(n.cfg.subnetFile); err != nil {
 				errs = append(errs, err) // says what it is about
 			}

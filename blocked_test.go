@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/overlayd/overlayd/encap"
 	"github.com/overlayd/overlayd/internal/probe"
 	"github.com/overlayd/overlayd/membership"
 )
@@ -84,7 +85,7 @@ func startHalfNode(t *testing.T, i int, seed netip.Addr) *halfNode {
 				return
 			}
 			if !h.silent.Load() {
-				prober.Handle(b[:n], from)
+				prober.Handle(b[:n], encap.Userspace, from)
 			}
 		}
 	}()

@@ -181,6 +181,16 @@ func (c *Client) Ping(ctx context.Context, target string) (PingResult, error) {
 	return d, c.decode(b, &d)
 }
 
+// SetPath is Node.SetPath of the node.
+func (c *Client) SetPath(ctx context.Context, target, want string) (PathResult, error) {
+	var d PathResult
+	b, err := c.c.Post(ctx, "/v1/path", url.Values{"target": {target}, "path": {want}})
+	if err != nil {
+		return d, err
+	}
+	return d, c.decode(b, &d)
+}
+
 // Capture is Node.Capture of the node, without the numbers, which stand in what is
 // written. It ends with ctx, which is no error.
 func (c *Client) Capture(ctx context.Context, cfg CaptureConfig, w io.Writer) error {

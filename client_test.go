@@ -40,15 +40,19 @@ type fakeNode struct {
 	record func(context.Context, CaptureConfig, io.Writer) error
 }
 
-func (f *fakeNode) Status() Status                           { return f.status }
-func (f *fakeNode) Peers() Peers                             { return Peers{PeersSchema, f.status.Peers} }
-func (f *fakeNode) Routes() Routes                           { return f.routes }
-func (f *fakeNode) Drops() Drops                             { return Drops{DropsSchema, f.status.Drops} }
-func (f *fakeNode) Leases() Leases                           { return f.leases }
-func (f *fakeNode) Keys() Keys                               { return f.keys }
-func (f *fakeNode) AddKey(key []byte) error                  { f.asked = "add " + KeyID(key); return f.keyErr }
-func (f *fakeNode) UseKey(id string) error                   { f.asked = "use " + id; return f.keyErr }
-func (f *fakeNode) RemoveKey(id string) error                { f.asked = "remove " + id; return f.keyErr }
+func (f *fakeNode) Status() Status            { return f.status }
+func (f *fakeNode) Peers() Peers              { return Peers{PeersSchema, f.status.Peers} }
+func (f *fakeNode) Routes() Routes            { return f.routes }
+func (f *fakeNode) Drops() Drops              { return Drops{DropsSchema, f.status.Drops} }
+func (f *fakeNode) Leases() Leases            { return f.leases }
+func (f *fakeNode) Keys() Keys                { return f.keys }
+func (f *fakeNode) AddKey(key []byte) error   { f.asked = "add " + KeyID(key); return f.keyErr }
+func (f *fakeNode) UseKey(id string) error    { f.asked = "use " + id; return f.keyErr }
+func (f *fakeNode) RemoveKey(id string) error { f.asked = "remove " + id; return f.keyErr }
+func (f *fakeNode) SetPath(_ context.Context, target, want string) (PathResult, error) {
+	f.asked = "path " + target + " " + want
+	return PathResult{Peer: target, Path: want}, f.keyErr
+}
 func (f *fakeNode) Lookup(a netip.Addr) (RouteStatus, error) { return f.lookup(a) }
 func (f *fakeNode) Evict(_ context.Context, p netip.Prefix) error {
 	f.asked = "evict " + p.String()

@@ -26,6 +26,8 @@ type meshPeer struct {
 	*membership.Peer
 	fwd    *forward.Peer
 	state  membership.State // gossip's state, corrected by what the data path knows
+	kernel bool             // path is one of the kernel's
+	mtu    int              // that it carries, 0: as fwd says
 	path   string
 	reason string
 	since  time.Time // since when path is what it is
@@ -43,6 +45,12 @@ func (n *Node) conduct() {
 	c := &conductor{n: n, counters: make(map[membership.NodeID]*forward.PeerCounters)}
 	diagnose := time.NewTicker(diagnoseEvery)
 	defer diagnose.Stop()
+	var reconcile <-chan time.Time
+	if n.parts.kernel != nil {
+		ticker := time.NewTicker(reconcileEvery)
+		defer ticker.Stop()
+		reconcile = ticker.C
+	}
 	if n.parts.envWritten && len(n.parts.member.View().Held) < len(n.cfg.Networks) {
 		// A killed node left its file, and its subnet is not ours.
 		if err := RemoveSubnetEnv(n.cfg.subnetFile); err != nil {
@@ -77,6 +85,17 @@ func (n *Node) conduct() {
 			if !c.update() {
 				return
 			}
+		case now := <-reconcile:
+			if !c.underlayMoved(now) {
+				return
+			}
+			again, changed := n.parts.fast.reconcile(c.held, now)
+			if changed {
+				c.repair()
+			}
+			if again && !c.update() {
+				return
+			}
 		case <-diagnose.C:
 			c.repair()
 			n.diagnose()
@@ -103,6 +122,7 @@ func (c *conductor) repair() {
 	if n.parts.kernel == nil {
 		return
 	}
+	// The same addresses stand on the kernel paths' devices.
 	err := n.parts.kernel.SetAddrs(n.cfg.Device, nodeAddrs(c.held))
 	if err == nil {
 		err = n.parts.kernel.SetRoutes(n.cfg.Device, n.cfg.Networks, nodeAddrs(c.held))
@@ -114,19 +134,28 @@ type conductor struct {
 	n        *Node
 	counters map[membership.NodeID]*forward.PeerCounters
 	held     []netip.Prefix // what the kernel was told
-	ready    bool
+	// goneSince is since when the first endpoint is not on its interface.
+	goneSince time.Time
+	ready     bool
 }
 
 // update reports whether the node goes on.
 func (c *conductor) update() bool {
 	n := c.n
 	view := n.parts.member.View()
-	c.setFramings(view)
-	n.parts.prober.SetPeers(c.probed(view))
 	fresh, err := c.setHeld(view.Held)
 	if err != nil {
 		n.finish(err)
 		return false
+	}
+	c.setFramings(view)
+	probed := c.probed(view)
+	fast := n.parts.fast
+	fast.consider(c, view, probed)
+	n.parts.prober.SetPeers(probed)
+	if fast.apply(c.held, view) {
+		fast.consider(c, view, probed)
+		n.parts.prober.SetPeers(probed)
 	}
 	n.parts.neighbors.Set(nodeAddrs(c.held), n.cfg.neighbors())
 	old := n.mesh.Load()
@@ -195,12 +224,15 @@ func (m *mesh) peer(id membership.NodeID) *meshPeer {
 // announce publishes which peers came and went on the data path.
 func (c *conductor) announce(old, next *mesh) {
 	tell := func(kind EventKind, p *meshPeer, reason string) {
-		c.n.events.publish(Event{Kind: kind, Peer: p.Name, PeerID: p.ID.String(), Reason: reason})
+		c.n.events.publish(Event{Kind: kind, Peer: p.Name, PeerID: p.ID.String(), Path: p.path, Reason: reason})
 	}
 	for _, p := range next.peers {
+		if was := old.peer(p.ID); was != nil && was.path != p.path && (was.kernel || p.kernel) {
+			tell(EventPath, p, c.n.pathReason(p))
+		}
 		reach, _ := c.n.parts.prober.State(p.ID)
 		switch {
-		case !p.up && p.path != PathNone && (p.state == membership.StateStatic || reach.Reach == probe.Up):
+		case !p.up && p.path != PathNone && (p.kernel || p.state == membership.StateStatic || reach.Reach == probe.Up):
 			p.up = true
 			tell(EventPeerUp, p, p.reason)
 		case p.up && p.path == PathNone:
@@ -223,7 +255,8 @@ func (c *conductor) setHeld(held []netip.Prefix) (fresh []netip.Prefix, err erro
 	}
 	n := c.n
 	if k := n.parts.kernel; k != nil {
-		if err := setKernelHeld(k, n.cfg.Device, n.cfg.Networks, nodeAddrs(c.held), nodeAddrs(held)); err != nil {
+		between := func() { n.parts.fast.moveTo(held) }
+		if err := setKernelHeld(k, n.cfg.Device, n.cfg.Networks, nodeAddrs(c.held), nodeAddrs(held), between); err != nil {
 			return nil, fmt.Errorf("the kernel does not take our subnets %v: %w", held, err)
 		}
 	}
@@ -250,14 +283,15 @@ func (c *conductor) setHeld(held []netip.Prefix) (fresh []netip.Prefix, err erro
 
 // setKernelHeld moves the node's addresses. The routes name an address as their
 // source, and the kernel removes routes with their source: so the new addresses
-// stand before the routes change, and the old ones go last.
-func setKernelHeld(k *kernel.Kernel, device string, networks []netip.Prefix, old, next []netip.Addr) error {
+// stand before the routes change, those of kernel paths in between, and the old ones go last.
+func setKernelHeld(k *kernel.Kernel, device string, networks []netip.Prefix, old, next []netip.Addr, between func()) error {
 	if err := k.SetAddrs(device, append(slices.Clone(next), old...)); err != nil {
 		return err
 	}
 	if err := k.SetRoutes(device, networks, next); err != nil {
 		return err
 	}
+	between()
 	return k.SetAddrs(device, next)
 }
 

@@ -64,6 +64,10 @@ type Config struct {
 	// FastPath is which kernel paths are allowed: "auto" (the default), "off",
 	// "kernel-vxlan" or "direct".
 	FastPath string
+	// KeepPaths has a stop leave the kernel's paths and subnet.env as they are, for the
+	// next start to take over, and say no good-bye: what goes by kernel paths goes on.
+	// Cleanup removes them.
+	KeepPaths bool
 	// AllowSource are inner source prefixes outside of the overlay networks
 	// that this node accepts from any of its peers.
 	AllowSource []netip.Prefix

@@ -21,6 +21,10 @@ var (
 	// machine would. This one has drawn a new identity, with which a new Node
 	// starts.
 	ErrCloned = membership.ErrCloned
+	// ErrUnderlayChanged: the underlay interface has another address than the node was
+	// started with. The node has ended without a word to its peers and has left its kernel
+	// paths and routes in place; a new Node, with the same Config, goes on from there.
+	ErrUnderlayChanged = errors.New("overlayd: the underlay address has changed")
 	// ErrEvict: a subnet cannot be taken from its owner.
 	ErrEvict = membership.ErrEvict
 	// ErrNoPeer: no peer has this name, id or address.

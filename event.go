@@ -15,6 +15,7 @@ const (
 	EventLeaseHeld EventKind = "lease-held" // Prefix is ours, and in use
 	EventLeaseLost EventKind = "lease-lost" // Prefix is not ours any more; Reason says why
 	EventWarning   EventKind = "warning"    // Reason says what is wrong and its cure
+	EventPath      EventKind = "path"       // a peer's packets take another path now: into the kernel's, or back
 )
 
 // Event is something that an embedder may want to know at once.
@@ -24,6 +25,8 @@ type Event struct {
 	// Peer and PeerID are set on peer events.
 	Peer   string `json:"peer,omitempty"`
 	PeerID string `json:"peer_id,omitempty"`
+	// Path is how the peer is sent packets now, on peer events.
+	Path string `json:"path,omitempty"`
 	// Prefix is set on lease events.
 	Prefix netip.Prefix `json:"prefix,omitzero"`
 	Reason string       `json:"reason,omitempty"`

@@ -113,6 +113,13 @@ func (c *conductor) judge(p *membership.Peer, old *meshPeer, now time.Time) *mes
 		m.reason = reach.Reason
 	}
 	m.proof = reach.LastProof
+	if kind, mtu := c.n.parts.fast.path(p.ID); kind != "" && p.State != membership.StateLeft {
+		m.kernel, m.path, m.mtu, m.reason = true, kind, mtu, ""
+		if p.State == membership.StateDead {
+			m.state = membership.StateSuspect
+			m.reason = "gossip does not reach it"
+		}
+	}
 	m.follow(old)
 	return m
 }

@@ -78,6 +78,7 @@ type parts struct {
 	engine    *forward.Engine
 	prober    *probe.Prober
 	neighbors *neighbor.Resolver // of the vxlan encap
+	fast      *fastPaths         // nil: no kernel paths are wanted
 	// framings tells how peers are sent frames; the conductor's.
 	framings atomic.Pointer[framings]
 	// statics is what is known of the way to static peers.

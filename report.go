@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/internal/forward"
+	"github.com/overlayd/overlayd/internal/kernel"
 	"github.com/overlayd/overlayd/internal/neighbor"
 	"github.com/overlayd/overlayd/internal/probe"
 	"github.com/overlayd/overlayd/membership"
@@ -53,7 +54,7 @@ func (n *Node) nodeStatus() NodeStatus {
 		s.Endpoints = append(s.Endpoints, netip.AddrPortFrom(a, n.cfg.dataPort()).String())
 	}
 	s.Subnets = append(s.Subnets, n.mesh.Load().held...)
-	s.Warnings = append(s.Warnings, n.notes.all()...)
+	s.Warnings = append(append(s.Warnings, n.notes.all()...), n.parts.fast.warnings()...)
 	return s
 }
 
@@ -63,12 +64,13 @@ func (n *Node) peerStatus() []PeerStatus {
 		return out
 	}
 	now := time.Now()
+	n.parts.fast.read()
 	for _, p := range n.mesh.Load().peers {
+		counts := n.parts.fast.counted(p)
 		s := PeerStatus{
 			ID: p.ID.String(), Name: p.Name, State: p.state.String(), Subnets: append([]netip.Prefix{}, p.Subnets...),
 			Path: p.path, PathReason: p.reason, PathSince: p.since, MTU: p.fwd.MTU,
-			TxBytes: p.fwd.Counters.TxBytes.Load(), RxBytes: p.fwd.Counters.RxBytes.Load(),
-			TxPackets: p.fwd.Counters.TxPackets.Load(), RxPackets: p.fwd.Counters.RxPackets.Load(),
+			TxBytes: counts.TxBytes, RxBytes: counts.RxBytes, TxPackets: counts.TxPackets, RxPackets: counts.RxPackets,
 		}
 		if p.fwd.Endpoint.IsValid() {
 			s.Endpoint = p.fwd.Endpoint.String()
@@ -81,6 +83,14 @@ func (n *Node) peerStatus() []PeerStatus {
 			rtt, last = vtep.RTT, vtep.LastProof
 		} else if reach, ok := n.parts.prober.State(p.ID); ok {
 			rtt, last = reach.RTT, reach.LastProof
+			s.PathReason = n.pathReason(p)
+		}
+		if p.kernel {
+			st := n.parts.prober.PathState(p.ID)
+			rtt, last, proof = st.RTT, st.LastProof, time.Time{}
+			if p.mtu > 0 {
+				s.MTU = p.mtu
+			}
 		}
 		s.RTTUS = rtt.Microseconds()
 		if last.After(proof) {
@@ -109,10 +119,37 @@ func (n *Node) drops() map[string]uint64 {
 	maps.Copy(out, neighbors.Drops())
 	maps.Copy(out, member.Refused())
 	maps.Copy(out, deviceDrops(device))
+	maps.Copy(out, n.guardDrops())
 	if k := n.parts.kernel; n.running() && k != nil {
 		out["tx_device_queue_full"] += k.QueueDrops(n.cfg.Device)
 	}
 	return out
+}
+
+// guardDrops are what the guard in front of the kernel paths has dropped.
+func (n *Node) guardDrops() map[string]uint64 {
+	if f := n.parts.fast; n.running() && f != nil {
+		f.read()
+		if c := f.counts.Load().Drops; c != nil {
+			return c
+		}
+	}
+	out := make(map[string]uint64)
+	for _, reason := range kernel.GuardReasons() {
+		out[reason] = 0
+	}
+	return out
+}
+
+// pathReason says why a peer is sent packets as it is: what was so when that was
+// decided, and what is so now of the kernel's paths to it.
+func (n *Node) pathReason(p *meshPeer) string {
+	return joinReasons(p.reason, n.parts.prober.PathState(p.ID).Reason)
+}
+
+// joinReasons puts what is to be said of a path into one line.
+func joinReasons(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 }
 
 // deviceDrops are the packets that the device itself dropped.
@@ -140,7 +177,7 @@ func (n *Node) Routes() Routes {
 	}
 	for _, p := range m.peers {
 		for _, s := range p.fwd.Prefixes {
-			r.Routes = append(r.Routes, p.route(s))
+			r.Routes = append(r.Routes, n.peerRoute(p, s))
 		}
 	}
 	slices.SortFunc(r.Routes, func(a, b RouteStatus) int {
@@ -179,8 +216,8 @@ func (n *Node) ownRoute(p netip.Prefix) RouteStatus {
 	return RouteStatus{Prefix: p, Peer: n.cfg.Name, PeerID: n.parts.member.ID().String(), Path: "local", Reason: "this node's own subnet"}
 }
 
-func (p *meshPeer) route(prefix netip.Prefix) RouteStatus {
-	r := RouteStatus{Prefix: prefix, Peer: p.Name, PeerID: p.ID.String(), Path: p.path, Reason: p.reason}
+func (n *Node) peerRoute(p *meshPeer, prefix netip.Prefix) RouteStatus {
+	r := RouteStatus{Prefix: prefix, Peer: p.Name, PeerID: p.ID.String(), Path: p.path, Reason: n.pathReason(p)}
 	if p.fwd.Endpoint.IsValid() {
 		r.Endpoint = p.fwd.Endpoint.String()
 	}

@@ -57,7 +57,7 @@ func fabricate(t testing.TB, answers ...membership.NodeID) *Node {
 		}
 		answer := encap.Frame{Type: encap.Answer, Path: f.Path, Received: f.Size, Sender: f.Receiver, Receiver: f.Sender, Boot: 7, Nonce: f.Nonce}
 		if b, err = answer.Append(nil, 0, nil); err == nil {
-			n.parts.prober.Handle(b, to)
+			n.parts.prober.Handle(b, encap.Userspace, to)
 		}
 		return err
 	}})

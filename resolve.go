@@ -188,9 +188,7 @@ func (r *resolved) words() error {
 		return badConfig("reserved VXLAN bits %q: strict and rfc are possible", r.VXLANReserved)
 	}
 	switch r.FastPath {
-	case "auto", "off":
-	case "kernel-vxlan", "direct":
-		return badConfig("fast path %s is not supported by this version: use auto or off", r.FastPath)
+	case "auto", "off", PathKernelVXLAN, PathDirect:
 	default:
 		return badConfig("fast path %q is none of auto, off, kernel-vxlan, direct", r.FastPath)
 	}
@@ -222,6 +220,11 @@ func (r *resolved) words() error {
 		return badConfig("the cluster name is %d bytes long: at most 255 are possible", len(r.Cluster))
 	}
 	return checkDevice(r.Device)
+}
+
+// allows tells whether kernel paths of a kind may be tried.
+func (r *resolved) allows(kind string) bool {
+	return r.Tunnel == nil && (r.FastPath == "auto" || r.FastPath == kind)
 }
 
 // checkDevice refuses names that no interface can have, or that mean something

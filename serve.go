@@ -33,6 +33,7 @@ type controlled interface {
 	RemoveKey(id string) error
 	Lookup(addr netip.Addr) (RouteStatus, error)
 	Ping(ctx context.Context, target string) (PingResult, error)
+	SetPath(ctx context.Context, target, want string) (PathResult, error)
 	Leave(ctx context.Context) error
 	capture(ctx context.Context, cfg CaptureConfig, w io.Writer, flush func() error) (CaptureStats, error)
 }
@@ -51,6 +52,7 @@ func controlHandlers(n controlled) control.Handlers {
 	mux.HandleFunc("POST /v1/keys", func(w http.ResponseWriter, r *http.Request) { serveKeys(n, w, r) })
 	mux.HandleFunc("GET /v1/routes/{addr}", func(w http.ResponseWriter, r *http.Request) { serveLookup(n, w, r) })
 	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) { servePing(n, w, r) })
+	mux.HandleFunc("POST /v1/path", func(w http.ResponseWriter, r *http.Request) { servePath(n, w, r) })
 	mux.HandleFunc("POST /v1/evict", func(w http.ResponseWriter, r *http.Request) { serveEvict(n, w, r) })
 	stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveCapture(n, w, r) })
 	return control.Handlers{Query: mux, Stream: stream, Leave: n.Leave}
@@ -162,6 +164,16 @@ func servePing(n controlled, w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 	res, err := n.Ping(ctx, target)
+	if err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	control.WriteJSON(w, res)
+}
+
+func servePath(n controlled, w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	res, err := n.SetPath(r.Context(), q.Get("target"), q.Get("path"))
 	if err != nil {
 		control.WriteError(w, err)
 		return

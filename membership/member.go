@@ -64,6 +64,7 @@ type Member struct {
 	nextDial   time.Time               // when targets are looked over again
 	nextForget time.Time               // when members are looked over again
 	silent     bool                    // ends without a good-bye
+	vanish     atomic.Bool             // the same, since Vanish was called
 	twins      map[twin]*twinTest      // other lives of ours that gossip takes for alive
 	syncFrom   NodeID                  // who was asked for everything last
 	syncSeen   bool                    // a state of it with the settings has come since
@@ -252,6 +253,13 @@ func (m *Member) Leave(ctx context.Context) error { return m.end(ctx, true) }
 // called at any time and more than once. ctx bounds the good-bye.
 func (m *Member) Stop(ctx context.Context) error { return m.end(ctx, false) }
 
+// Vanish is Stop without a good-bye: to the others this node looks as if it had died,
+// so that they go on with what works without it.
+func (m *Member) Vanish(ctx context.Context) error {
+	m.vanish.Store(true)
+	return m.end(ctx, false)
+}
+
 func (m *Member) end(ctx context.Context, release bool) (err error) {
 	m.stopped.Do(func() {
 		if m.started {
@@ -276,7 +284,7 @@ func (m *Member) end(ctx context.Context, release bool) (err error) {
 // farewell lets the good-bye spread: memberlist's own, and the records queued
 // behind it, a few gossip rounds each.
 func (m *Member) farewell(ctx context.Context) {
-	if m.silent || m.list.NumMembers() < 2 {
+	if m.silent || m.vanish.Load() || m.list.NumMembers() < 2 {
 		return
 	}
 	patience := time.Second
@@ -468,7 +476,7 @@ func (m *Member) beginEnd(release bool) {
 	if release {
 		todo = m.leaser.leave(now)
 	}
-	if !m.silent {
+	if !m.silent && !m.vanish.Load() {
 		m.queue.add(broadcastKey{kind: kindFarewell, farewell: farewell{m.id, m.boot}})
 	}
 	m.mu.Unlock()

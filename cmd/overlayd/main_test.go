@@ -157,6 +157,9 @@ func TestExitCodes(t *testing.T) {
 		{args: "routes get", code: 2, stderr: `ADDR is missing: see "overlayd routes --help"`},
 		{args: "routes get 100.96.1", code: 2, stderr: `"100.96.1" is not an IP address, such as 192.0.2.1 or 2001:db8::1`},
 		{args: "ping", code: 2, stderr: `PEER|ADDR is missing: see "overlayd ping --help"`},
+		{args: "path", code: 2, stderr: `PEER|ADDR is missing: see "overlayd path --help"`},
+		{args: "path host2", code: 2, stderr: `PATH is missing: see "overlayd path --help"`},
+		{args: "path host2 kernel", code: 2, stderr: `"kernel" is not one of auto, userspace, kernel-vxlan, direct`},
 		{args: "ping b --count 0", code: 2, stderr: `--count: 0 is not a number of probes: write 1 or more`},
 		{args: "ping b --count x", code: 2, stderr: `invalid argument "x" for "--count" flag: strconv.ParseInt: parsing "x": invalid syntax: see "overlayd ping --help"`},
 		{args: "ping b --timeout -1s", code: 2, stderr: `--timeout: -1s is not a time to wait: write one such as 10s`},
@@ -215,7 +218,7 @@ func TestVersion(t *testing.T) {
 // TestHelp holds what --help prints, but for the demo and for cobra's own
 // commands.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "lease evict", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "capture", "leave", "cleanup", "config", "config check", "version"} {
+	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "lease evict", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "path", "capture", "leave", "cleanup", "config", "config check", "version"} {
 		t.Run(name, func(t *testing.T) {
 			got := command(t, nil, append(strings.Fields(name), "--help")...)
 			if got.code != 0 || got.stderr != "" {
@@ -238,7 +241,7 @@ func TestCommands(t *testing.T) {
 		names = append(names, c.Name())
 	}
 	got := strings.Join(names, " ")
-	want := "capture cleanup completion config demo drops key lease leave peers ping routes run status version"
+	want := "capture cleanup completion config demo drops key lease leave path peers ping routes run status version"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -14,9 +14,6 @@ import (
 // unset. It checks how each setting is written; whether the values fit
 // together is checked by overlayd.New.
 func nodeConfig(v values) (overlayd.Config, error) {
-	if err := refuseUnsupported(v); err != nil {
-		return overlayd.Config{}, err
-	}
 	p := parser{v: v}
 	cfg := overlayd.Config{
 		Networks:        parseList(&p, "network", parsePrefix),
@@ -31,6 +28,7 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		VXLANReserved:   p.oneOf("vxlan-reserved"),
 		StaticPeers:     parseList(&p, "static-peer", parseStaticPeer),
 		FastPath:        p.oneOf("fast-path"),
+		KeepPaths:       p.boolean("keep-paths"),
 		AllowSource:     parseList(&p, "allow-source", parsePrefix),
 		GossipPort:      p.port("gossip-port"),
 		UDPPort:         p.port("udp-port"),
@@ -63,27 +61,6 @@ func nodeConfig(v values) (overlayd.Config, error) {
 	return cfg, nil
 }
 
-// refuseUnsupported says no to what is planned and not there yet, instead of
-// running without it.
-func refuseUnsupported(v values) error {
-	no := func(flag string, instead string) error {
-		return usagef("%s: %s is not supported by this version: %s", v[flag].where, strings.Join(v[flag].items, ","), instead)
-	}
-	if f := v.text("fast-path"); f == "kernel-vxlan" || f == "direct" {
-		return no("fast-path", "use auto or off")
-	}
-	if keep, given := v["keep-paths"]; given {
-		on, err := parseBool(keep.items[0])
-		if err != nil {
-			return usagef("%s: %w", keep.where, err)
-		}
-		if on {
-			return usagef("%s: keeping paths is not supported by this version: leave it out", keep.where)
-		}
-	}
-	return nil
-}
-
 // parser parses settings one by one and keeps the first error.
 type parser struct {
 	v   values
@@ -97,6 +74,19 @@ func (p *parser) fail(flag string, err error) {
 }
 
 func (p *parser) text(flag string) string { return p.v.text(flag) }
+
+// boolean is false unless it is given.
+func (p *parser) boolean(flag string) bool {
+	given, ok := p.v[flag]
+	if !ok || len(given.items) == 0 {
+		return false
+	}
+	on, err := parseBool(given.items[0])
+	if err != nil {
+		p.fail(flag, err)
+	}
+	return on
+}
 
 func (p *parser) oneOf(flag string) string {
 	text := p.v.text(flag)

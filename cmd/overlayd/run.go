@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -59,6 +60,11 @@ The file must be closed to others (chmod 600).`,
 		if procs := 3*cfg.Queues + 1; runtime.GOMAXPROCS(0) < procs && os.Getenv("GOMAXPROCS") == "" {
 			runtime.GOMAXPROCS(procs)
 		}
+		// Nothing on the packet path allocates, so collecting often costs little, and the
+		// memory that would wait for it stays the host's.
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(gcPercent)
+		}
 		cfg.Logger = newLogger(cmd.ErrOrStderr(), v.text("log-level"), v.text("log-format"))
 		signals := make(chan os.Signal, 2)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -77,14 +83,21 @@ The file must be closed to others (chmod 600).`,
 				return err
 			}
 			err = runNode(cmd.Context(), node, signals, cfg.Logger, notify)
-			if !errors.Is(err, overlayd.ErrCloned) {
+			switch {
+			case errors.Is(err, overlayd.ErrCloned):
+				cfg.Logger.Warn("starting again with a new identity", "reason", err.Error())
+			case errors.Is(err, overlayd.ErrUnderlayChanged):
+				cfg.Logger.Warn("starting again with the new address", "reason", err.Error())
+			default:
 				return err
 			}
-			cfg.Logger.Warn("starting again with a new identity", "reason", err.Error())
 		}
 	}
 	return cmd
 }
+
+// gcPercent is GOGC for the daemon, see package runtime.
+const gcPercent = 30
 
 // newLogger makes the daemon's log. Level and format were checked before.
 func newLogger(w io.Writer, level, format string) *slog.Logger {
@@ -151,7 +164,7 @@ func runNode(ctx context.Context, node node, signals <-chan os.Signal, log *slog
 
 	select {
 	case err := <-ended:
-		if !errors.Is(err, overlayd.ErrCloned) {
+		if !errors.Is(err, overlayd.ErrCloned) && !errors.Is(err, overlayd.ErrUnderlayChanged) {
 			notify.send("STOPPING=1")
 		}
 		stopReporting()
@@ -221,6 +234,9 @@ func logEvent(log *slog.Logger, e overlayd.Event) {
 	var attrs []any
 	if e.Peer != "" || e.PeerID != "" {
 		attrs = append(attrs, "peer", e.Peer, "id", e.PeerID)
+	}
+	if e.Path != "" {
+		attrs = append(attrs, "path", e.Path)
 	}
 	if e.Prefix.IsValid() {
 		attrs = append(attrs, "prefix", e.Prefix.String())

@@ -98,7 +98,7 @@ func TestEverySource(t *testing.T) {
 			Name: "switch", Endpoint: netip.MustParseAddrPort("[2001:db8::7]:4789"), VTEPMAC: [6]byte{2, 0, 0, 0, 0, 0xff},
 			Subnets: []netip.Prefix{netip.MustParsePrefix("100.96.9.0/24"), netip.MustParsePrefix("fd96:0:0:9::/64")},
 		}},
-		GossipPort: 1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
+		KeepPaths: true, GossipPort: 1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
 		Cluster: "blue", Keys: [][]byte{make([]byte, 16)},
 		StateDir: "/s", RunDir: "/r", SubnetFile: "/r/x.env", Device: "overlay7",
 	}
@@ -107,7 +107,7 @@ func TestEverySource(t *testing.T) {
 		"--advertise=192.0.2.1", "--advertise=2001:db8::1", "--join=a", "--join=b:7000,[2001:db8::2]:7946", "--name=node-1",
 		"--encap=vxlan", "--vni=5", "--vxlan-reserved=rfc",
 		"--static-peer=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "--fast-path=off", "--offload=off", "--allow-source=192.0.2.0/24", "--gossip-port=1",
-		"--udp-port=2", "--vxlan-port=3", "--kernel-vxlan-port=4", "--cluster=blue", "--key-file=" + key, "--keep-paths=false",
+		"--udp-port=2", "--vxlan-port=3", "--kernel-vxlan-port=4", "--cluster=blue", "--key-file=" + key, "--keep-paths",
 		"--state-dir=/s", "--run-dir=/r", "--subnet-file=/r/x.env", "--device=overlay7", "--log-level=warn", "--log-format=json",
 	}
 	env := []string{
@@ -116,7 +116,7 @@ func TestEverySource(t *testing.T) {
 		"OVERLAYD_ENCAP=vxlan", "OVERLAYD_VNI=5", "OVERLAYD_VXLAN_RESERVED=rfc",
 		"OVERLAYD_STATIC_PEER=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "OVERLAYD_FAST_PATH=off", "OVERLAYD_OFFLOAD=off",
 		"OVERLAYD_ALLOW_SOURCE=192.0.2.0/24", "OVERLAYD_GOSSIP_PORT=1", "OVERLAYD_UDP_PORT=2", "OVERLAYD_VXLAN_PORT=3",
-		"OVERLAYD_KERNEL_VXLAN_PORT=4", "OVERLAYD_CLUSTER=blue", "OVERLAYD_KEY_FILE=" + key, "OVERLAYD_KEEP_PATHS=no",
+		"OVERLAYD_KERNEL_VXLAN_PORT=4", "OVERLAYD_CLUSTER=blue", "OVERLAYD_KEY_FILE=" + key, "OVERLAYD_KEEP_PATHS=yes",
 		"OVERLAYD_STATE_DIR=/s", "OVERLAYD_RUN_DIR=/r", "OVERLAYD_SUBNET_FILE=/r/x.env", "OVERLAYD_DEVICE=overlay7",
 		"OVERLAYD_LOG_LEVEL=warn", "OVERLAYD_LOG_FORMAT=json", "HOME=/root",
 	}
@@ -144,7 +144,7 @@ vxlan_port: 3
 kernel_vxlan_port: 4
 cluster: blue
 key_file: ` + key + `
-keep_paths: false
+keep_paths: true
 state_dir: /s
 run_dir: /r
 subnet_file: /r/x.env
@@ -256,7 +256,6 @@ func TestConfigFileErrors(t *testing.T) {
 		{"join: [[a]]\n", `FILE:1: join: a list is not a text or a list of texts ` + likeText},
 		{"join: a,,b\n", `FILE:1: join: an item of "a,,b" is empty`},
 		{"keep_paths: maybe\n", `FILE:1: keep_paths: "maybe" is not true or false`},
-		{"keep_paths: true\n", `FILE:1: keep_paths: keeping paths is not supported by this version: leave it out`},
 		{"offload: maybe\n", `FILE:1: offload: "maybe" is not one of on, off`},
 		{"encap: off\n", `FILE:1: encap: false is not one of udp, vxlan`},
 		{"fast_path: on\n", `FILE:1: fast_path: true is not one of auto, off, kernel-vxlan, direct`},
@@ -343,8 +342,7 @@ func TestValueErrors(t *testing.T) {
 		{env: "OVERLAYD_UDP_PROT=1", want: `unknown variable OVERLAYD_UDP_PROT: did you mean "OVERLAYD_UDP_PORT"?`},
 		{env: "OVERLAYD_FROBNICATE=1", want: `unknown variable OVERLAYD_FROBNICATE`},
 		{flag: "--encap=gre", want: `--encap: "gre" is not one of udp, vxlan`},
-		{flag: "--fast-path=direct", want: `--fast-path: direct is not supported by this version: use auto or off`},
-		{flag: "--fast-path=kernel-vxlan", want: `--fast-path: kernel-vxlan is not supported by this version: use auto or off`},
+		{flag: "--fast-path=none", want: `--fast-path: "none" is not one of auto, off, kernel-vxlan, direct`},
 		{flag: "--vxlan-reserved=no", want: `--vxlan-reserved: "no" is not one of strict, rfc`},
 		{flag: "--static-peer=a", want: `--static-peer: "a" is not KEY=VALUE: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
 		{flag: "--static-peer=name=a,subnet=100.96.9.0/24", want: `--static-peer: "name=a,subnet=100.96.9.0/24" has no endpoint: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
@@ -355,7 +353,7 @@ func TestValueErrors(t *testing.T) {
 		{flag: "--static-peer=name=a,vtep-mac=1", want: `--static-peer: vtep-mac "1" is not a MAC address, such as 02:42:ac:11:00:02`},
 		{flag: "--static-peer=nmae=a", want: `--static-peer: "nmae" is not one of name, endpoint, subnet, vtep-mac: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
 		{env: "OVERLAYD_STATIC_PEER=a", want: `OVERLAYD_STATIC_PEER: "a" is not KEY=VALUE: write name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]`},
-		{flag: "--keep-paths", want: `--keep-paths: keeping paths is not supported by this version: leave it out`},
+		{flag: "--keep-paths=maybe", want: `--keep-paths: "maybe" is not true or false`},
 		{flag: "--run-dir=", want: `--run-dir: a directory is needed`},
 		{flag: "--key-file=/nonexistent/key", want: `--key-file: stat /nonexistent/key: no such file or directory`},
 		{flag: "--config=/nonexistent/c", want: `config file: open /nonexistent/c: no such file or directory`},

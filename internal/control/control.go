@@ -7,6 +7,7 @@
 //	GET  /v1/{status,peers,routes,drops,leases,keys}   the document of that name
 //	GET  /v1/routes/ADDR                               the one route that ADDR takes
 //	POST /v1/ping?target=T&timeout_ms=N                one probe
+//	POST /v1/path?target=T&path=P                      keep a peer on a path; how it is sent packets
 //	POST /v1/evict?prefix=P                            end the claim of a node that is gone
 //	POST /v1/keys?add=HEX, ?use=ID or ?remove=ID       change the keys; the keys document
 //	GET  /v1/capture?peer=P&path=P                     packets as pcapng, until the client goes away

@@ -20,9 +20,14 @@ import (
 // left inside is more than IPv6 needs.
 const smallMTU = 1400
 
-// innerMTU is what the overlay leaves of an underlay MTU: IPv6, UDP, VXLAN and
-// Ethernet headers off, for the largest path that a node may come to use.
-func innerMTU(underlay int) int { return underlay - 40 - 8 - 8 - 14 }
+// innerMTU is what the overlay leaves of an underlay MTU: IPv6 and UDP headers off,
+// and, for the largest path that a node may come to use, those of VXLAN and Ethernet.
+func innerMTU(underlay int, vxlan bool) int {
+	if vxlan {
+		underlay -= 8 + 14
+	}
+	return underlay - 40 - 8
+}
 
 // TestConnectivity is the main job: four hosts that joined through one seed,
 // the last of them on a link with a smaller MTU, and their containers.
@@ -35,15 +40,15 @@ func TestConnectivity(t *testing.T) {
 	stranger, err := sw.Host("stranger", lab.PortConfig{})
 	must(t, err)
 	nodes = append(nodes, &node{Host: small})
-	nodes[0].start(t)
+	nodes[0].start(t, "--fast-path", "auto")
 	for _, n := range nodes[1:] {
-		n.start(t, "--join", nodes[0].Addr4().String())
+		n.start(t, "--fast-path", "auto", "--join", nodes[0].Addr4().String())
 	}
 	for i, n := range nodes {
 		n.lease(t)
-		want := innerMTU(1500)
+		want := innerMTU(1500, true)
 		if i == 3 {
-			want = innerMTU(smallMTU)
+			want = innerMTU(smallMTU, true)
 		}
 		if n.env.MTU != want {
 			t.Errorf("%s has the inner MTU %d, want %d", n, n.env.MTU, want)
@@ -51,6 +56,13 @@ func TestConnectivity(t *testing.T) {
 		n.attach(t)
 	}
 	awaitMesh(t, nodes...)
+	for _, a := range nodes {
+		for _, b := range nodes {
+			if a != b {
+				a.awaitPath(t, meshLimit, b, "direct")
+			}
+		}
+	}
 
 	t.Run("EveryPairOfContainers", func(t *testing.T) { everyPair(t, nodes) })
 	t.Run("OneByteMore", func(t *testing.T) { oneByteMore(t, nodes) })

@@ -109,7 +109,7 @@ var (
 	routeShape = shape{
 		"prefix": parses(netip.ParsePrefix), "peer": anyText, "peer_id": nodeID,
 		"endpoint": textThat(func(s string) bool { _, err := netip.ParseAddrPort(s); return s == "" || err == nil }),
-		"path":     exactly("local", "userspace-udp", "none"), "reason": anyText,
+		"path":     exactly("local", "userspace-udp", "userspace-vxlan", "kernel-vxlan", "direct", "none"), "reason": anyText,
 	}
 )
 
@@ -200,7 +200,7 @@ func jsonDocuments(t *testing.T, nodes []*node) {
 				t.Fatalf("routes get %v: %d routes", dst, len(list))
 			}
 			r := list[0].(map[string]any)
-			wantPath := "userspace-udp"
+			wantPath := "direct"
 			if other == n {
 				wantPath = "local"
 			}
@@ -216,19 +216,19 @@ func commands(t *testing.T, nodes []*node) {
 	n, other := nodes[0], nodes[1]
 	for _, target := range []string{other.Name(), other.status(t).Node.ID, other.container.Addr4().String(), other.own6().String()} {
 		stdout, stderr, code := n.overlaydCommand(t, "ping", target, "--count", "2")
-		if code != 0 || stderr != "" || strings.Count(stdout, "answer from host2 (192.0.2.2:8285)") != 2 || !strings.Contains(stdout, "path=userspace-udp") || !strings.Contains(stdout, "2 sent, 2 received, 0% loss") {
+		if code != 0 || stderr != "" || strings.Count(stdout, "answer from host2 (192.0.2.2:8285)") != 2 || !strings.Contains(stdout, "path=direct") || !strings.Contains(stdout, "2 sent, 2 received, 0% loss") {
 			t.Errorf("ping %s: exit code %d\n%s%s", target, code, stdout, stderr)
 		}
 	}
-	if stdout, stderr, code := n.overlaydCommand(t, "ping", other.Name(), "--until", "userspace-udp"); code != 0 || !strings.Contains(stdout, "path is userspace-udp after") {
+	if stdout, stderr, code := n.overlaydCommand(t, "ping", other.Name(), "--until", "direct"); code != 0 || !strings.Contains(stdout, "path is direct after") {
 		t.Errorf("ping --until: exit code %d\n%s%s", code, stdout, stderr)
 	}
 	for want, args := range map[string][]string{
-		`no such peer: "nobody"`:                                          {"ping", "nobody"},
-		"no such peer: host1 is this node":                                {"ping", n.Name()},
-		"no node owns it":                                                 {"ping", unowned(t, nodes, network4).String()},
-		"outside of the overlay networks":                                 {"routes", "get", "203.0.113.9"},
-		"path to host2 is not kernel-vxlan after 300ms but userspace-udp": {"ping", other.Name(), "--until", "kernel-vxlan", "--timeout", "300ms"},
+		`no such peer: "nobody"`:                                   {"ping", "nobody"},
+		"no such peer: host1 is this node":                         {"ping", n.Name()},
+		"no node owns it":                                          {"ping", unowned(t, nodes, network4).String()},
+		"outside of the overlay networks":                          {"routes", "get", "203.0.113.9"},
+		"path to host2 is not kernel-vxlan after 300ms but direct": {"ping", other.Name(), "--until", "kernel-vxlan", "--timeout", "300ms"},
 	} {
 		_, stderr, code := n.overlaydCommand(t, args...)
 		if code != 1 || !oneLine(stderr) || !strings.Contains(stderr, want) {
@@ -241,8 +241,8 @@ func commands(t *testing.T, nodes []*node) {
 			t.Errorf("%s: exit code %d, %s", cmd, code, stderr)
 		}
 		for _, part := range map[string][]string{
-			"status": {"host1", "host2", "host4", n.env.Subnet4.Masked().String(), "userspace-udp"},
-			"peers":  {"host2", "host3", "192.0.2.2:8285", "answered a probe"},
+			"status": {"host1", "host2", "host4", n.env.Subnet4.Masked().String(), "direct"},
+			"peers":  {"host2", "host3", "192.0.2.2:8285", "bytes are answered"},
 			"routes": {"host1", "local", nodes[3].env.Subnet6.Masked().String()},
 			"drops":  {"rx_unknown_source", "tx_no_owner"},
 		}[cmd] {

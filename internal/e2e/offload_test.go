@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func TestOffloads(t *testing.T) {
 			sw, err := l.Switch("lan", lab.SwitchConfig{})
 			must(t, err)
 			networks := []string{network4.String(), network6.String()}
-			if innerMTU(mtu) < 1280 {
+			if innerMTU(mtu, false) < 1280 {
 				networks = networks[:1]
 			}
 			var nodes []*node
@@ -49,7 +50,7 @@ func TestOffloads(t *testing.T) {
 			}
 			for _, n := range nodes {
 				n.lease(t)
-				if n.env.MTU != innerMTU(mtu) {
+				if n.env.MTU != innerMTU(mtu, tt.encaps[slices.Index(nodes, n)] == "vxlan") {
 					t.Errorf("%s has the inner MTU %d", n, n.env.MTU)
 				}
 				n.attach(t)

@@ -33,7 +33,7 @@ func runQueues(args []string) error {
 	}
 	n, err := library.New(library.Config{
 		Name: args[0], RunDir: args[1], StateDir: args[2], Join: []string{args[3]}, Encap: args[4],
-		Networks: []netip.Prefix{network4, network6}, Interface: "eth0", Queues: manyQueues,
+		Networks: []netip.Prefix{network4, network6}, Interface: "eth0", Queues: manyQueues, FastPath: "off",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {

@@ -53,8 +53,8 @@ type Peer struct {
 	// Full is the largest inner packet, in bytes, and Floor the smallest that a path is
 	// of any use for.
 	Full, Floor int
-	// Standing is the kernel path that was found in place when the peer became known:
-	// a daemon that is gone had made it. Userspace: none.
+	// Standing is the kernel path that a daemon which is gone has left in place. It is
+	// taken over as long as nothing else was decided. Userspace: none.
 	Standing Kind
 }
 

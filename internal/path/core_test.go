@@ -398,6 +398,19 @@ func TestStanding(t *testing.T) {
 	s = newSim(t, 1, w, func(p *Peer) { p.Standing = KernelVXLAN })
 	s.run(1500 * time.Millisecond)
 	s.want(Userspace)
+	// Failed once, it is not taken over again.
+	s.c.SetPeers(s.now, []Peer{s.peer})
+	s.want(Userspace)
+
+	// The peer's subnets, and with them the way, become known later than the peer.
+	w = healthy
+	w.userspace, w.vxlan = false, 0
+	s = newSim(t, 1, w, func(p *Peer) { p.Chances[KernelVXLAN] = Chance{Why: "no subnet"} })
+	s.run(time.Second)
+	s.want(Userspace)
+	s.peer.Chances[KernelVXLAN], s.peer.Standing = Chance{Way: "v"}, KernelVXLAN
+	s.c.SetPeers(s.now, []Peer{s.peer})
+	s.want(KernelVXLAN)
 }
 
 // A prober that was stalled for a minute has missed nothing.

@@ -30,6 +30,7 @@ type peer struct {
 	lanes       [kinds]lane // that of Userspace is not used
 
 	current  Kind
+	decided  bool // current is more than where everybody begins
 	standing bool // current was found in place and is not proven yet
 	since    time.Time
 	fell     string // why it last went to userspace, empty: it has always been there
@@ -57,15 +58,24 @@ func newPeer(c *Core, q *Peer, now time.Time) *peer {
 	for k := range p.lanes {
 		p.lanes[k] = lane{p: p, kind: Kind(k), way: q.Chances[k].Way}
 	}
-	if l := p.lane(q.Standing); l != nil && l.way != "" {
-		p.standing = true
-		p.current = l.kind
-		p.activeUntil = now.Add(activeFor)
-		l.carry(now, p.full)
-		l.nextAt = now
-	}
+	p.adopt(q, now)
 	p.touch()
 	return p
+}
+
+// adopt takes over a path that was found in place, as long as nothing was decided.
+func (p *peer) adopt(q *Peer, now time.Time) {
+	l := p.lane(q.Standing)
+	if l == nil || l.way == "" || p.decided {
+		return
+	}
+	p.decided, p.standing = true, true
+	p.current, p.since = l.kind, now
+	p.activeUntil = now.Add(activeFor)
+	l.stop()
+	l.carry(now, p.full)
+	l.nextAt = now
+	p.touch()
 }
 
 // update takes over what is new about a peer.
@@ -93,6 +103,7 @@ func (p *peer) update(q *Peer, now time.Time) {
 		}
 	}
 	p.boot = q.Boot
+	p.adopt(q, now)
 }
 
 // lane returns the lane of a kernel kind, nil for any other.
@@ -196,7 +207,7 @@ func (p *peer) promote(now time.Time, l *lane) {
 	if old := p.lane(p.current); old != nil {
 		old.stop()
 	}
-	p.current, p.since, p.standing, p.fell = l.kind, now, false, ""
+	p.current, p.since, p.decided, p.standing, p.fell = l.kind, now, true, false, ""
 	l.carry(now, l.sizes.pass)
 	p.watched = !p.rxAt.IsZero() && now.Sub(p.rxAt) <= recent
 	p.oneWay = 0
@@ -210,7 +221,7 @@ func (p *peer) leave(now time.Time, why string) {
 	if why != "" {
 		p.fell = fmt.Sprintf("%v was left at %s: %s", p.current, now.Format(clock), why)
 	}
-	p.current, p.since, p.standing, p.watched = Userspace, now, false, false
+	p.current, p.since, p.decided, p.standing, p.watched = Userspace, now, true, false, false
 	p.touch()
 }
 

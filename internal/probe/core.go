@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/internal/path"
 )
 
 const (
@@ -18,14 +19,16 @@ const (
 	// maxPings is how many extra probes of a peer may be under way.
 	maxPings = 8
 
-	// answerRate, per second, and answerBurst limit the answers that one peer
-	// gets. It takes one for each path in a second, and pings.
-	answerRate  = 20
-	answerBurst = 20
+	// answerRate, per second, and answerBurst limit how many probes of one peer are
+	// answered. It sends two each 100 ms while it proves a kernel path, a few more when
+	// it looks for the size that passes, and pings.
+	answerRate  = 50
+	answerBurst = 50
 
 	// smallProbe is the size of a probe that proves no size: the same with and
 	// without a tag, so that keys may change while it is under way. No answer
-	// is larger, so that nobody can use us to amplify traffic.
+	// is larger, and they go to the peer's addresses only, one for each path, so that
+	// nobody can use us to amplify traffic.
 	smallProbe = encap.MinTaggedFrame
 
 	// maxFrame is the size of the largest frame that is sent or looked at:
@@ -57,6 +60,15 @@ type Peer struct {
 	// MinSize is the smallest size that a search for the size that passes goes
 	// down to. Zero, or more than FullSize: FullSize, nothing is searched.
 	MinSize int
+
+	// Ready is which kernel paths this node takes the peer's data from now. The peer is
+	// told, and its probes by others are not answered.
+	Ready encap.Flags
+	// VTEPs are where its kernel paths end: an address in the overlay of each inner
+	// family, with the port for probes.
+	VTEPs []netip.AddrPort
+	// Path is what deciding about its path has to know. ID and Boot are filled in.
+	Path path.Peer
 }
 
 // Outgoing is a frame that is to be sent.
@@ -86,6 +98,8 @@ type peer struct {
 	id       [16]byte
 	endpoint netip.AddrPort
 	sender   *sender
+	ready    encap.Flags // of ours, for it
+	theirs   encap.Flags // of its, for us, as its last probe said
 
 	track   track  // of the userspace path
 	pings   []sent // extra probes under way, oldest first
@@ -121,6 +135,7 @@ func (c *Core) SetPeers(now time.Time, peers []Peer) (changed [][16]byte) {
 	}
 	var was []state   // before, in the order of peers
 	var fresh []*peer // start anew
+	var told []*peer  // are to be told of another readiness
 	for _, q := range peers {
 		if q.ID == c.self || q.ID == [16]byte{} || next[q.ID] != nil {
 			continue
@@ -140,7 +155,10 @@ func (c *Core) SetPeers(now time.Time, peers []Peer) (changed [][16]byte) {
 			p.track.start(now, full, floor)
 		}
 		p.track.resize(now, full, floor)
-		p.sender = newSender(q)
+		if p.ready != q.Ready {
+			told = append(told, p)
+		}
+		p.sender, p.ready = newSender(q), q.Ready
 		next[q.ID], c.roster[q.ID] = p, p.sender
 	}
 	c.peers = next
@@ -156,6 +174,11 @@ func (c *Core) SetPeers(now time.Time, peers []Peer) (changed [][16]byte) {
 	for _, w := range was {
 		if w.p.track.reach != w.reach || w.p.track.size.mtu != w.mtu {
 			changed = append(changed, w.p.id)
+		}
+	}
+	for _, p := range told {
+		if !p.track.waiting && now.Before(p.track.nextAt) && p.endpoint.IsValid() {
+			p.track.nextAt = now // so that it hears of it
 		}
 	}
 	c.queue = c.queue[:0]
@@ -195,13 +218,16 @@ func (c *Core) Poll(now time.Time) (due []Outgoing, next time.Time, changed [][1
 	return due, time.Time{}, changed
 }
 
-// Answer takes an answer that arrived from the address from. Its tag has been
-// checked already. It returns the probe's round-trip time, and whether the
+// Answer takes an answer, to a userspace probe, that arrived from the address from by
+// any path. Its tag has been checked already. It returns the probe's round-trip time, and whether the
 // peer's reach or MTU has changed. Anything but the first answer to a probe of ours,
 // from the peer that was asked, is an error and changes nothing.
-func (c *Core) Answer(now time.Time, from netip.AddrPort, f encap.Frame) (rtt time.Duration, changed bool, err error) {
-	if _, err := c.roster.admit(c.self, from.Addr(), &f); err != nil {
+func (c *Core) Answer(now time.Time, by encap.Path, from netip.AddrPort, f encap.Frame) (rtt time.Duration, changed bool, err error) {
+	if _, err := c.roster.admit(c.self, by, from.Addr(), &f); err != nil {
 		return 0, false, err
+	}
+	if f.Path != encap.Userspace {
+		return 0, false, ErrPath
 	}
 	p := c.peers[f.Sender]
 	rtt, changed, ok := p.track.answer(now, f.Nonce, int(f.Received), c.pause())
@@ -220,14 +246,22 @@ func (c *Core) Answer(now time.Time, from netip.AddrPort, f encap.Frame) (rtt ti
 	return rtt, changed, nil
 }
 
-// Probed takes a probe that arrived from the address from and returns the
-// answer to send. Its tag has been checked already.
-func (c *Core) Probed(now time.Time, from netip.AddrPort, f encap.Frame) (Outgoing, error) {
-	if _, err := c.roster.admit(c.self, from.Addr(), &f); err != nil {
+// Probed takes a probe that arrived from the address from by a path, and returns the
+// answer to send by userspace. Its tag has been checked already.
+func (c *Core) Probed(now time.Time, by encap.Path, from netip.AddrPort, f encap.Frame) (Outgoing, error) {
+	if _, err := c.roster.admit(c.self, by, from.Addr(), &f); err != nil {
 		return Outgoing{}, err
 	}
 	p := c.peers[f.Sender]
+	if need := readyFor(by); p.ready&need != need {
+		return Outgoing{}, ErrNotReady
+	}
 	p.heard = now
+	if f.Flags != p.theirs {
+		// What it is ready for has changed. That is believed of answers only.
+		p.theirs = f.Flags
+		c.hasten(now, p.id)
+	}
 	if now.After(p.filled) {
 		p.tokens = min(answerBurst, p.tokens+now.Sub(p.filled).Seconds()*answerRate)
 		p.filled = now
@@ -239,12 +273,16 @@ func (c *Core) Probed(now time.Time, from netip.AddrPort, f encap.Frame) (Outgoi
 	// To the port where the peer receives data, not to the one it sent from:
 	// source ports may be spread over sockets that nobody reads.
 	to := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	if p.endpoint.IsValid() {
+	switch {
+	case by != encap.Userspace:
+		to = p.endpoint
+	case p.endpoint.IsValid():
 		to = netip.AddrPortFrom(to.Addr(), p.endpoint.Port())
 	}
 	return Outgoing{To: to, Frame: encap.Frame{
 		Type:     encap.Answer,
 		Path:     f.Path,
+		Flags:    p.ready,
 		Received: f.Size,
 		Sender:   c.self,
 		Receiver: f.Sender,
@@ -323,6 +361,7 @@ func (c *Core) probe(p *peer) Outgoing {
 	return Outgoing{To: p.endpoint, Size: smallProbe, Frame: encap.Frame{
 		Type:     encap.Probe,
 		Path:     encap.Userspace,
+		Flags:    p.ready,
 		Sender:   c.self,
 		Receiver: p.id,
 		Boot:     c.boot,

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/encap"
 )
 
 func TestCadence(t *testing.T) {
@@ -111,7 +113,7 @@ func TestStalledProberDemotesNobody(t *testing.T) {
 			if _, _, changed := s.core.Poll(s.now); len(changed) > 0 {
 				t.Fatalf("Poll 900 ms later: %v", s.state(t, peerA))
 			}
-			if _, _, err := s.core.Answer(s.now, out.To, answerTo(out)); err != nil {
+			if _, _, err := s.core.Answer(s.now, encap.Userspace, out.To, answerTo(out)); err != nil {
 				t.Fatalf("the answer that had waited: %v", err)
 			}
 			if st := s.state(t, peerA); st.Reach != Up {

@@ -17,6 +17,7 @@ const (
 	dropReceiver
 	dropStaleBoot
 	dropPath
+	dropNotReady
 	dropQueueFull
 	dropAuth
 	dropUnexpected
@@ -33,6 +34,7 @@ var reasonNames = [reasons]string{
 	dropReceiver:    "control_other_receiver",    // addressed to another node
 	dropStaleBoot:   "control_stale_boot",        // from an earlier boot of the peer
 	dropPath:        "control_path",              // of another path than it arrived by
+	dropNotReady:    "control_not_ready",         // by a kernel path that this node takes no data from
 	dropQueueFull:   "control_queue_full",        // faster than we work
 	dropAuth:        "control_auth",              // tag wrong, missing, or without a key here
 	dropUnexpected:  "control_unexpected_answer", // late, repeated or forged
@@ -57,6 +59,8 @@ func (c *counters) addError(err error) {
 		c.add(dropStaleBoot)
 	case errors.Is(err, ErrPath):
 		c.add(dropPath)
+	case errors.Is(err, ErrNotReady):
+		c.add(dropNotReady)
 	case errors.Is(err, ErrUnexpected):
 		c.add(dropUnexpected)
 	case errors.Is(err, ErrRateLimited):

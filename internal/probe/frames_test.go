@@ -80,7 +80,7 @@ func TestWhichAnswersCount(t *testing.T) {
 			}
 			before := s.state(t, peerA)
 			s.now = s.now.Add(3 * time.Millisecond)
-			rtt, changed, err := s.core.Answer(s.now, tt.from, f)
+			rtt, changed, err := s.core.Answer(s.now, encap.Userspace, tt.from, f)
 			if !errors.Is(err, tt.want) {
 				t.Fatalf("error %v, want %v", err, tt.want)
 			}
@@ -96,7 +96,7 @@ func TestWhichAnswersCount(t *testing.T) {
 			}
 
 			// The same once more is a replay.
-			if _, changed, err := s.core.Answer(s.now, tt.from, f); err != ErrUnexpected || changed {
+			if _, changed, err := s.core.Answer(s.now, encap.Userspace, tt.from, f); err != ErrUnexpected || changed {
 				t.Errorf("replayed: %v, changed %v", err, changed)
 			}
 		})
@@ -116,7 +116,7 @@ func TestAnswerToProbeBeforeRestart(t *testing.T) {
 	s.core.SetPeers(s.now, []Peer{p})
 	for _, f := range answers {
 		f.Boot = 101
-		if _, _, err := s.core.Answer(s.now, endpoint4, f); err != ErrUnexpected {
+		if _, _, err := s.core.Answer(s.now, encap.Userspace, endpoint4, f); err != ErrUnexpected {
 			t.Errorf("error %v, want %v", err, ErrUnexpected)
 		}
 	}
@@ -146,7 +146,7 @@ func TestProbed(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(&f)
 			}
-			got, err := s.core.Probed(s.now, tt.from, f)
+			got, err := s.core.Probed(s.now, encap.Userspace, tt.from, f)
 			want := Outgoing{To: endpoint4, Frame: answer}
 			if tt.want != nil {
 				want = Outgoing{}
@@ -165,7 +165,7 @@ func TestProbed(t *testing.T) {
 func TestAnswersAreLimitedPerPeer(t *testing.T) {
 	s := newSim(1, peer4(), peer6())
 	probeOf := func(p Peer) error {
-		_, err := s.core.Probed(s.now, p.Endpoint, encap.Frame{Type: encap.Probe, Sender: p.ID, Receiver: self, Boot: 100})
+		_, err := s.core.Probed(s.now, encap.Userspace, p.Endpoint, encap.Frame{Type: encap.Probe, Sender: p.ID, Receiver: self, Boot: 100})
 		return err
 	}
 	answered := func(d time.Duration) (n int) {
@@ -180,18 +180,18 @@ func TestAnswersAreLimitedPerPeer(t *testing.T) {
 		}
 		return n
 	}
-	if n := answered(time.Second); n < 38 || n > 40 {
-		t.Errorf("%d answers in the first second, want a burst of 20 and 20", n)
+	if n := answered(time.Second); n < 98 || n > 100 {
+		t.Errorf("%d answers in the first second, want a burst of 50 and 50", n)
 	}
-	if n := answered(10 * time.Second); n < 199 || n > 201 {
-		t.Errorf("%d answers in the next 10 s, want 200", n)
+	if n := answered(10 * time.Second); n < 499 || n > 501 {
+		t.Errorf("%d answers in the next 10 s, want 500", n)
 	}
 	if err := probeOf(peer6()); err != nil {
 		t.Errorf("another peer: %v", err)
 	}
 	// A rest does not save up more than a burst, time that goes back takes nothing.
 	s.now = s.now.Add(time.Hour)
-	if n := answered(100 * time.Millisecond); n < 20 || n > 22 {
+	if n := answered(100 * time.Millisecond); n < 50 || n > 55 {
 		t.Errorf("%d answers after a rest", n)
 	}
 	if err := probeOf(peer6()); err != nil {
@@ -243,25 +243,25 @@ func TestPing(t *testing.T) {
 	s.now = s.now.Add(time.Millisecond)
 	other := answerTo(out)
 	other.Received++
-	if _, _, err := s.core.Answer(s.now, endpoint4, other); err != ErrUnexpected {
+	if _, _, err := s.core.Answer(s.now, encap.Userspace, endpoint4, other); err != ErrUnexpected {
 		t.Errorf("answer to a ping of another size: %v", err)
 	}
-	rtt, changed, err := s.core.Answer(s.now, endpoint4, answerTo(out))
+	rtt, changed, err := s.core.Answer(s.now, encap.Userspace, endpoint4, answerTo(out))
 	if rtt != time.Millisecond || !changed || err != nil {
 		t.Errorf("answer: %v, changed %v, %v", rtt, changed, err)
 	}
 	if st := s.state(t, peerA); st.Reach != Up {
 		t.Errorf("after the ping: %+v", st)
 	}
-	if _, _, err := s.core.Answer(s.now, endpoint4, answerTo(out)); err != ErrUnexpected {
+	if _, _, err := s.core.Answer(s.now, encap.Userspace, endpoint4, answerTo(out)); err != ErrUnexpected {
 		t.Errorf("the same answer again: %v", err)
 	}
 	// One that was forgotten is unexpected, and so is one that is very old.
-	if _, _, err := s.core.Answer(s.now, endpoint4, answerTo(pings[0])); err != ErrUnexpected {
+	if _, _, err := s.core.Answer(s.now, encap.Userspace, endpoint4, answerTo(pings[0])); err != ErrUnexpected {
 		t.Errorf("the answer to a forgotten ping: %v", err)
 	}
 	s.run(50 * time.Second)
-	if _, changed, err := s.core.Answer(s.now, endpoint4, answerTo(pings[1])); err != nil || changed {
+	if _, changed, err := s.core.Answer(s.now, encap.Userspace, endpoint4, answerTo(pings[1])); err != nil || changed {
 		t.Errorf("an answer to a ping of 50 s ago: changed %v, %v; want no resurrection", changed, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/internal/path"
 )
 
 const (
@@ -35,6 +36,13 @@ type Config struct {
 	Send func(b []byte, peer [16]byte, to netip.AddrPort) error
 	// Auth holds the keys; nil means that there are none. See SetAuth.
 	Auth *encap.Auth
+	// SendKernel sends a control frame to a peer's VTEP by a kernel path, with DF. fresh
+	// asks that what the kernel knows of the path's MTU be forgotten before. As with Send,
+	// b is valid during the call only. Nil: there are no kernel paths.
+	SendKernel func(b []byte, peer [16]byte, k path.Kind, to netip.AddrPort, fresh bool) error
+	// Echo sends an ICMP echo request by a kernel path, for whose answer Echoed is to be
+	// called with the same peer, kind and round. Nil as SendKernel.
+	Echo func(peer [16]byte, k path.Kind, to netip.Addr, round uint64) error
 }
 
 // Prober probes peers and answers theirs. Its methods are safe for concurrent
@@ -44,6 +52,8 @@ type Config struct {
 // or the end of its context.
 type Prober struct {
 	send   func([]byte, [16]byte, netip.AddrPort) error
+	sendK  func([]byte, [16]byte, path.Kind, netip.AddrPort, bool) error
+	echo   func([16]byte, path.Kind, netip.Addr, uint64) error
 	self   [16]byte
 	auth   atomic.Pointer[encap.Auth]
 	roster atomic.Pointer[roster] // what Handle needs of core
@@ -56,6 +66,7 @@ type Prober struct {
 
 	mu    sync.Mutex // guards what follows; never held during Send
 	core  *Core
+	kern  *kernelPaths
 	asked []*ping          // not sent yet
 	pings map[uint64]*ping // sent, by nonce
 
@@ -71,6 +82,7 @@ type Prober struct {
 // frame is a control frame on its way from Handle to Run.
 type frame struct {
 	b     []byte
+	by    encap.Path // how it came
 	from  netip.AddrPort
 	at    time.Time     // of arrival
 	share *atomic.Int32 // gets one back when it is worked off
@@ -93,12 +105,15 @@ type pong struct {
 func New(c Config) *Prober {
 	p := &Prober{
 		send:    c.Send,
+		sendK:   c.SendKernel,
+		echo:    c.Echo,
 		self:    c.Self,
 		inbox:   make(chan *frame, inboxLen),
 		free:    make(chan *frame, inboxLen),
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 		core:    NewCore(c.Self, c.Boot, randomUint64),
+		kern:    newKernelPaths(c.Self, c.Boot, randomUint64),
 		pings:   map[uint64]*ping{},
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
@@ -119,12 +134,12 @@ func randomUint64() uint64 {
 }
 
 // Handle takes a control frame as encap.Codec.Decode returns it, with the
-// address it came from. It is meant for the receive loop: it takes no lock,
+// address it came from, and whether it came by userspace or a kernel path. It is meant for the receive loop: it takes no lock,
 // never waits, and copies what it keeps of datagram. Frames that are not from
 // a known peer to us are dropped here, before they take up room; and so is
 // everything that comes faster than Run works. It allocates while its buffers
 // grow to the size of the frames, then no more.
-func (p *Prober) Handle(datagram []byte, from netip.AddrPort) {
+func (p *Prober) Handle(datagram []byte, by encap.Path, from netip.AddrPort) {
 	f, err := encap.Peek(datagram)
 	if err == nil && f.Size > maxFrame {
 		err = encap.ErrLength
@@ -133,11 +148,12 @@ func (p *Prober) Handle(datagram []byte, from netip.AddrPort) {
 		p.drops.addError(err)
 		return
 	}
-	s, err := p.roster.Load().admit(p.self, from.Addr(), &f)
+	s, err := p.roster.Load().admit(p.self, by, from.Addr(), &f)
 	if err != nil {
 		p.drops.addError(err)
 		return
 	}
+	s.counts.came(by, len(datagram), from.Addr())
 	share := s.share(f.Type)
 	if share.Add(1) > peerQueue {
 		share.Add(-1)
@@ -147,7 +163,7 @@ func (p *Prober) Handle(datagram []byte, from netip.AddrPort) {
 	select {
 	case q := <-p.free:
 		q.b = append(q.b[:0], datagram[:f.Size]...)
-		q.from, q.at, q.share = from, time.Now(), share
+		q.by, q.from, q.at, q.share = by, from, time.Now(), share
 		p.inbox <- q // has room: there are no more frames than that
 	default:
 		share.Add(-1)
@@ -158,8 +174,10 @@ func (p *Prober) Handle(datagram []byte, from netip.AddrPort) {
 // SetPeers replaces the peers, see Core.SetPeers.
 func (p *Prober) SetPeers(peers []Peer) {
 	p.mu.Lock()
-	changed := p.core.SetPeers(time.Now(), peers)
+	now := time.Now()
+	changed := p.core.SetPeers(now, peers)
 	r := p.core.roster
+	changed = append(changed, p.kern.setPeers(now, peers, p.core)...)
 	p.roster.Store(&r)
 	p.mu.Unlock()
 	p.notify(changed)
@@ -189,7 +207,8 @@ func (p *Prober) State(id [16]byte) (s State, ok bool) {
 }
 
 // Changed returns a channel that delivers one value after the Reach or the MTU
-// of any peer has changed, however many and however often. It is never closed.
+// of any peer has changed, or the path decided on, however many and however often. It is
+// never closed.
 func (p *Prober) Changed() <-chan struct{} { return p.changed }
 
 // Drops returns how many control frames were dropped, by reason. Every reason

@@ -51,9 +51,9 @@ func (w *wire) carry(b []byte, from, to netip.AddrPort) error {
 		return err
 	case dst == nil || cut:
 	case w.delay == 0:
-		dst.Handle(b, from)
+		dst.Handle(b, encap.Userspace, from)
 	default:
-		time.AfterFunc(w.delay, func() { dst.Handle(b, from) })
+		time.AfterFunc(w.delay, func() { dst.Handle(b, encap.Userspace, from) })
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func TestConcurrentUse(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for range 200 {
-				a.Handle(forged, endpoint6)
+				a.Handle(forged, encap.Userspace, endpoint6)
 				a.Drops()
 				a.State(peerB)
 			}
@@ -224,7 +224,7 @@ func TestLifecycle(t *testing.T) {
 		p.Close()
 		probe := encode(t, encap.Frame{Type: encap.Probe, Sender: peerB, Receiver: peerA, Boot: 100}, 0, nil)
 		for range inboxLen + 10 {
-			p.Handle(probe, endpoint6) // does not block
+			p.Handle(probe, encap.Userspace, endpoint6) // does not block
 		}
 		if st, ok := p.State(peerB); !ok || st.Reach != Unknown {
 			t.Errorf("state: %+v, %v", st, ok)
@@ -276,7 +276,7 @@ func TestHandleDrops(t *testing.T) {
 				return nil
 			}})
 			p.SetPeers([]Peer{peer6()})
-			p.Handle(tt.b, tt.from)
+			p.Handle(tt.b, encap.Userspace, tt.from)
 			for len(p.inbox) > 0 {
 				p.take(<-p.inbox)
 			}
@@ -306,9 +306,9 @@ func TestFloodOfOnePeer(t *testing.T) {
 	p.SetPeers([]Peer{peer4(), peer6()})
 	flood := encode(t, encap.Frame{Type: encap.Probe, Sender: peerA, Receiver: self, Boot: 100}, 1400, nil)
 	for range 1000 {
-		p.Handle(flood, endpoint4)
+		p.Handle(flood, encap.Userspace, endpoint4)
 	}
-	p.Handle(encode(t, encap.Frame{Type: encap.Probe, Sender: peerB, Receiver: self, Boot: 100}, 0, nil), endpoint6)
+	p.Handle(encode(t, encap.Frame{Type: encap.Probe, Sender: peerB, Receiver: self, Boot: 100}, 0, nil), encap.Userspace, endpoint6)
 	if len(p.inbox) != peerQueue+1 {
 		t.Fatalf("%d frames wait, want %d", len(p.inbox), peerQueue+1)
 	}
@@ -324,7 +324,7 @@ func TestFloodOfOnePeer(t *testing.T) {
 	if got := drops(p); len(got) != 1 || got["control_queue_full"] != 1000-peerQueue {
 		t.Errorf("drops: %v", got)
 	}
-	p.Handle(flood, endpoint4)
+	p.Handle(flood, encap.Userspace, endpoint4)
 	if len(p.inbox) != 1 {
 		t.Error("its share of the queue did not come back")
 	}
@@ -335,9 +335,9 @@ func TestHandleAllocations(t *testing.T) {
 	p.SetPeers([]Peer{peer4()})
 	probe := encode(t, encap.Frame{Type: encap.Probe, Sender: peerA, Receiver: self, Boot: 100}, 1400, nil)
 	turn := func() {
-		p.Handle(probe, endpoint4)      // taken
-		p.Handle(probe, endpoint6)      // from a stranger
-		p.Handle(probe[:20], endpoint4) // malformed
+		p.Handle(probe, encap.Userspace, endpoint4)      // taken
+		p.Handle(probe, encap.Userspace, endpoint6)      // from a stranger
+		p.Handle(probe[:20], encap.Userspace, endpoint4) // malformed
 		p.take(<-p.inbox)
 	}
 	for range inboxLen {
@@ -367,7 +367,7 @@ func FuzzHandle(f *testing.F) {
 		p.SetPeers(nil) // forgets how much was answered
 		p.SetPeers([]Peer{peer4()})
 		answers = 0
-		p.Handle(b, endpoint4)
+		p.Handle(b, encap.Userspace, endpoint4)
 		for len(p.inbox) > 0 {
 			p.take(<-p.inbox)
 		}

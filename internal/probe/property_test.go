@@ -96,7 +96,7 @@ func TestForgeriesChangeNothing(t *testing.T) {
 		if f.Nonce == probe.Frame.Nonce {
 			t.Skip("guessed the nonce")
 		}
-		if _, changed, err := s.core.Answer(s.now, from, f); err == nil || changed {
+		if _, changed, err := s.core.Answer(s.now, encap.Userspace, from, f); err == nil || changed {
 			t.Fatalf("accepted: %+v from %v", f, from)
 		}
 		if after, _ := s.core.State(peerA); after != before {

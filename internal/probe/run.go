@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/overlayd/overlayd/encap"
@@ -68,24 +69,29 @@ func (p *Prober) work(q *frame) {
 		return
 	}
 	if f.Type == encap.Probe {
-		p.mu.Lock()
-		out, err := p.core.Probed(q.at, q.from, f)
-		p.mu.Unlock()
-		if err != nil {
-			p.drops.addError(err)
-			return
-		}
-		if p.transmit(out) != nil {
-			p.drops.add(dropSendFailed)
-		}
+		p.answer(q, f)
 		return
 	}
 
 	p.mu.Lock()
-	rtt, changed, err := p.core.Answer(q.at, q.from, f)
-	g := p.pings[f.Nonce]
-	if err == nil && g != nil {
-		g.result <- pong{rtt: rtt} // once: the core takes no answer twice
+	var changed bool
+	if f.Path == encap.Userspace {
+		var rtt time.Duration
+		rtt, changed, err = p.core.Answer(q.at, q.by, q.from, f)
+		if g := p.pings[f.Nonce]; err == nil && g != nil {
+			g.result <- pong{rtt: rtt} // once: the core takes no answer twice
+		}
+		if err == nil {
+			p.kern.core.UserspaceAnswered(q.at, f.Sender, q.at.Add(-rtt), rtt)
+		}
+	} else {
+		err = p.kern.answer(q.at, f)
+	}
+	if err == nil {
+		p.kern.told(q.at, q.by, f)
+		changed = len(p.kern.reached(q.at, p.core, f.Sender)) > 0 || changed
+	} else if errors.Is(err, ErrUnexpected) && p.kern.again(q.by, f) {
+		err = nil // the same answer by another path
 	}
 	p.mu.Unlock()
 	if err != nil {
@@ -96,11 +102,48 @@ func (p *Prober) work(q *frame) {
 	}
 }
 
+// answer answers a probe: by userspace, by the path that it came by, and by the one
+// that data for the peer takes, so that a path which is blocked on the way back hides
+// none that works on the way here.
+func (p *Prober) answer(q *frame, f encap.Frame) {
+	p.mu.Lock()
+	out, err := p.core.Probed(q.at, q.by, q.from, f)
+	var more []kernelFrame
+	if err == nil {
+		more = p.kern.probed(q.at, q.by, q.from.Addr().Unmap(), out.Frame)
+	}
+	p.mu.Unlock()
+	if err != nil {
+		p.drops.addError(err)
+		return
+	}
+	sent := false
+	if out.To.IsValid() && p.transmit(out) == nil {
+		sent = true
+	}
+	for _, m := range more {
+		if p.transmitKernel(m) == nil {
+			sent = true
+		}
+	}
+	if !sent {
+		p.drops.add(dropSendFailed)
+	}
+}
+
 // sendDue sends the probes that are due and returns when the next ones are.
 func (p *Prober) sendDue() time.Time {
 	p.mu.Lock()
-	due, next, changed := p.core.Poll(time.Now())
+	now := time.Now()
+	due, next, changed := p.core.Poll(now)
+	changed = append(changed, p.kern.reached(now, p.core, changed...)...)
+	more, echoes, then := p.kern.poll(now, p.core)
+	changed = append(changed, p.kern.core.Changed()...)
+	if next.IsZero() || !then.IsZero() && then.Before(next) {
+		next = then
+	}
 	p.mu.Unlock()
+	p.sendKernelDue(more, echoes)
 	for _, out := range due {
 		if err := p.transmit(out); err != nil {
 			p.drops.add(dropSendFailed)

@@ -144,7 +144,7 @@ func (s *sim) run(d time.Duration) {
 			a := s.waiting[0]
 			s.waiting = s.waiting[1:]
 			s.now = a.at
-			if _, changed, err := s.core.Answer(s.now, a.from, a.frame); err == nil && changed {
+			if _, changed, err := s.core.Answer(s.now, encap.Userspace, a.from, a.frame); err == nil && changed {
 				s.note([][16]byte{a.frame.Sender})
 			}
 			continue

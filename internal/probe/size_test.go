@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/overlayd/overlayd/encap"
 )
 
 // sized is a peer whose MTU lies between those sizes.
@@ -376,7 +378,7 @@ func TestHintDuringProbe(t *testing.T) {
 	out := s.poll(t)
 	s.core.Hint(s.now, peerA, 1000)
 	s.now = s.now.Add(time.Millisecond)
-	if _, changed, err := s.core.Answer(s.now, endpoint4, answerTo(out)); err != nil || !changed || s.mtu() != 1000 {
+	if _, changed, err := s.core.Answer(s.now, encap.Userspace, endpoint4, answerTo(out)); err != nil || !changed || s.mtu() != 1000 {
 		t.Errorf("answered: changed %v, %v; MTU %d", changed, err, s.mtu())
 	}
 	if out := s.poll(t); out.Size != 1000 {
@@ -420,7 +422,7 @@ func TestNewBoundsStartAfresh(t *testing.T) {
 		// An old probe says nothing about the new sizes.
 		f := answerTo(old)
 		f.Boot = tt.peer.Boot
-		s.core.Answer(s.now, endpoint4, f)
+		s.core.Answer(s.now, encap.Userspace, endpoint4, f)
 		if s.mtu() != tt.want {
 			t.Errorf("%s: MTU %d after an old answer", tt.name, s.mtu())
 		}

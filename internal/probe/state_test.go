@@ -36,7 +36,7 @@ func TestReasons(t *testing.T) {
 		{"silent, but heard", func(t *testing.T, s *sim) {
 			s.lose()
 			s.run(3 * time.Second)
-			if _, err := s.core.Probed(s.now, endpoint4, encap.Frame{Type: encap.Probe, Sender: peerA, Receiver: self, Boot: 100}); err != nil {
+			if _, err := s.core.Probed(s.now, encap.Userspace, endpoint4, encap.Frame{Type: encap.Probe, Sender: peerA, Receiver: self, Boot: 100}); err != nil {
 				t.Fatal(err)
 			}
 		}, Down, "probes to 192.0.2.7:8285/udp unanswered since 12:00:00 (3 in a row), though its own arrive here: is the port blocked on the way there, or its answers on the way back?"},
