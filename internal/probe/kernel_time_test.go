@@ -22,7 +22,6 @@ type twoPaths struct {
 	most           int  // the largest inner packet that passes by the kernel path
 	hosts          bool // kernels answer echoes
 	sizes          []int
-	frames         int
 	families       map[bool]int
 	only4          bool // the kernel path carries no IPv6
 	freshRequested int
