@@ -21,7 +21,8 @@
 //	gossip ---> membership.View --+
 //	                              +--> mesh ---> forwarding table ---> the two loops
 //	probes ---> reachability -----+      |         (immutable, behind
-//	                                     |          an atomic pointer)
+//	       \--> path machine -----+      |          an atomic pointer)
+//	                                     +-----> guard, devices, routes
 //	                                     +-----> Status, Events
 //
 // One goroutine, the conductor, makes a new mesh whenever membership or
@@ -33,7 +34,10 @@
 //
 // A TUN device, the node's address on it (the first of its subnet), for each
 // overlay network a route to it and an unreachable route behind that, all with
-// route protocol 96; a control socket and subnet.env in Config.RunDir. Stop
-// removes all of it. With Config.Tunnel there is none of it, and no privilege
-// is needed.
+// route protocol 96; a control socket and subnet.env in Config.RunDir. Unless
+// Config.FastPath is "off" also what the kernel needs to carry packets itself: a
+// VXLAN device for each underlay family with what it knows of the peers, a route for
+// each peer, tables and policy rules for probes, and a table of nftables that guards
+// them. Stop removes all of it, but for what Config.KeepPaths is about. With
+// Config.Tunnel there is none of it, and no privilege is needed.
 package overlayd

@@ -70,23 +70,29 @@ func (n *Node) SetPath(ctx context.Context, target, want string) (PathResult, er
 	if p.state == membership.StateStatic {
 		return result(), nil
 	}
-	before, err := n.parts.prober.Pin(p.ID, kind)
-	if err != nil {
-		return fail(err.Error())
-	}
 	ctx, cancel := context.WithTimeout(ctx, setPathTimeout)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	// What is in the way now may be about to go, as a neighbour that is being asked for.
+	before, pinned := n.parts.prober.Pin(p.ID, kind)
 	for {
-		if res := result(); moved(res.Path, kind) {
-			return res, nil
+		if pinned == nil {
+			if res := result(); moved(res.Path, kind) {
+				return res, nil
+			}
 		}
 		select {
 		case <-tick.C:
+			if pinned != nil {
+				_, pinned = n.parts.prober.Pin(p.ID, kind)
+			}
 		case <-n.ended:
 			return result(), ErrStopped
 		case <-ctx.Done():
+			if pinned != nil {
+				return fail(pinned.Error())
+			}
 			why := n.parts.prober.PathState(p.ID).Reason
 			n.parts.prober.Pin(p.ID, before)
 			return fail(why)

@@ -60,7 +60,7 @@ func (d *demo) play(ctx context.Context) error {
 		d.out.say("(no IPv6: this kernel has none)")
 	}
 	steps := []func(context.Context) error{
-		d.buildHosts, d.startDaemons, d.addContainers, d.meet, d.pingAll, d.sendFiles, d.showStatus,
+		d.buildHosts, d.startDaemons, d.addContainers, d.meet, d.pingAll, d.sendByEachPath, d.showStatus,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {

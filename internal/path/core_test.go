@@ -298,8 +298,15 @@ func TestPins(t *testing.T) {
 			}
 		}
 	}
+	s.w.vxlan = 0
 	pin(KernelVXLAN, "")
-	s.run(time.Second)
+	s.run(3 * time.Second)
+	s.want(Direct)
+	if r := s.c.State(s.peer.ID).Reason; !strings.Contains(r, "pinned to kernel-vxlan; probes of 1450 bytes are answered; no kernel-vxlan: ") {
+		t.Error(r)
+	}
+	s.w.vxlan = 1450
+	s.run(5 * time.Second)
 	s.want(KernelVXLAN)
 	pin(Userspace, "")
 	s.want(Userspace)

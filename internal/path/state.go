@@ -37,6 +37,9 @@ func (c *Core) State(id [16]byte) State {
 	if l := p.lane(p.current); l != nil {
 		s.MTU, s.LastProof, s.RTT = l.mtu, l.proof, l.rtt
 		s.Reason = p.carried(l)
+		if p.pin != Auto && p.pin != p.current {
+			s.Reason += "; " + p.kept()
+		}
 	} else {
 		s.Reason = p.kept()
 	}

@@ -35,9 +35,23 @@
 // pass and a round trip for one that does: some 10 s more. That a probe of a
 // search is lost does not count against the peer, so a search demotes nobody.
 //
-// The package has two layers. [Core] is the protocol as a pure state machine:
-// time and randomness go in as arguments, frames to send come out. [Prober]
-// is the thin driver with the clock, one goroutine and the queue between the
-// receive loop and it. What is counted per path lives in a type of its own
-// (track), so that the kernel paths each get one beside the userspace path's.
+// # Kernel paths
+//
+// Whether the kernel could carry a peer's packets is decided by package path. This
+// package makes frames of what that wants to be sent, one for each inner family and
+// round, and tells it what became of them. They go by sockets that are bound to the
+// path's device ([Links]), from our address in the overlay to the peer's, and are
+// believed only if they came by the device of the path that they name. A probe is
+// answered by userspace, by the path that it came by, and by the one that data for the
+// peer takes: so a port that is blocked one way hides no path that works the other
+// way. It is answered only while this node takes data from the peer by that path, which
+// answers say as well (flags). What a probe says of its sender's readiness only has an
+// answer asked for.
+//
+// # Layers
+//
+// [Core] is the userspace protocol as a pure state machine: time and randomness go in
+// as arguments, frames to send come out. kernelPaths is the same around a path.Core.
+// [Prober] is the thin driver of both, with the clock, one goroutine and the queue
+// between the receive loops and it.
 package probe
