@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/overlayd/overlayd/internal/kernel"
@@ -38,7 +39,7 @@ func (f *fastPaths) setGuard(held []netip.Prefix, keep bool) {
 func (f *fastPaths) guardLost(err error) {
 	f.guard = nil
 	f.triedAt = time.Now()
-	why := err.Error()
+	why := strings.TrimPrefix(err.Error(), "kernel: ")
 	if f.guardErr != why {
 		f.n.log.Warn("no kernel paths", "error", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -100,7 +101,7 @@ func (n *Node) openFast() error {
 		MTU: int(n.parts.mtu), Locals: n.parts.endpoints, Networks: n.cfg.Networks, IPv6: n.cfg.Networks[len(n.cfg.Networks)-1].Addr().Is6(),
 	})
 	if err != nil {
-		f.why = err.Error()
+		f.why = strings.TrimPrefix(err.Error(), "kernel paths: ")
 	} else {
 		f.fast, f.adopted = fast, fast.Adopted()
 	}

@@ -1,5 +1,5 @@
-// Command path measures what the userspace path costs, with either encap, beside a
-// VXLAN of the kernel that is made by hand in the same run: container to container,
+// Command path measures what the userspace path costs, with either encap, and what a
+// hand-off to the kernel's VXLAN gives back, beside one that is made by hand in the same run: container to container,
 // over the same kind of bridges and veths, one after the other in every round.
 //
 //	make bench-path
@@ -78,12 +78,21 @@ func run(ctx context.Context) (err error) {
 	if *flooded {
 		*pair = true
 	}
-	overlayd := func(name string, more ...string) func() (*system, error) {
+	overlayd := func(name, base, path string, more ...string) func() (*system, error) {
 		return func() (*system, error) {
-			return openOverlayd(ctx, name, *binary, slices.Concat(strings.Fields(*args), more)...)
+			s, err := openOverlayd(ctx, name, *binary, slices.Concat(strings.Fields(*args), more)...)
+			if s != nil {
+				s.base, s.path = base, path
+			}
+			return s, err
 		}
 	}
-	opens := []func() (*system, error){openVXLAN, overlayd("overlaydudp", "--encap", "udp"), overlayd("overlaydvxlan", "--encap", "vxlan")}
+	opens := []func() (*system, error){
+		openVXLAN,
+		overlayd("overlaydudp", "kernelvxlan", "userspace-udp", "--fast-path", "off"),
+		overlayd("overlaydvxlan", "overlaydudp", "userspace-vxlan", "--fast-path", "off", "--encap", "vxlan"),
+		overlayd("handoff", "kernelvxlan", "kernel-vxlan", "--fast-path", "kernel-vxlan"),
+	}
 	if *pair {
 		opens = opens[1:]
 	}
@@ -130,7 +139,11 @@ func run(ctx context.Context) (err error) {
 	}
 	t.print(os.Stdout)
 	if *calls {
-		return countCalls(ctx, os.Stdout, systems[len(opens)-2], *length)
+		for _, s := range systems {
+			if s.name == "overlaydudp" {
+				return countCalls(ctx, os.Stdout, s, *length)
+			}
+		}
 	}
 	return nil
 }

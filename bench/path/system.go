@@ -23,6 +23,10 @@ type system struct {
 	a, b     *lab.Container
 	mtu      int
 	daemons  []*lab.Process // none if the kernel does it all
+	hosts    []*lab.Host
+	binary   string // of the daemons
+	path     string // that they are to take
+	base     string // the system that this one is compared with
 }
 
 func (s *system) close() error { return s.lab.Close() }
@@ -38,6 +42,7 @@ func newHosts(name string) (*system, []*lab.Host, error) {
 	if err != nil {
 		return s, nil, err
 	}
+	s.hosts = hosts
 	s.stranger, err = sw.Host("stranger", lab.PortConfig{})
 	return s, hosts, err
 }
@@ -74,12 +79,12 @@ func openOverlayd(ctx context.Context, name, binary string, args ...string) (*sy
 	if err != nil {
 		return s, err
 	}
-	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "OVERLAYD_") })
+	s.binary = binary
 	for _, h := range hosts {
 		cmd := exec.Command(binary, slices.Concat([]string{"run", "--name", h.Name(),
 			"--network", "100.96.0.0/16,fd96::/48", "--interface", "eth0", "--join", hosts[0].Addr4().String(),
 			"--state-dir", filepath.Join(h.Dir(), "state"), "--run-dir", filepath.Join(h.Dir(), "run")}, args)...)
-		cmd.Env = env
+		cmd.Env = daemonEnv()
 		p, err := h.Start(cmd, lab.StartOptions{Name: "overlayd"})
 		if err != nil {
 			return s, err
@@ -118,8 +123,29 @@ func (s *system) awaitLease(ctx context.Context, h *lab.Host, p *lab.Process) (l
 	}
 }
 
-// awaitReach waits until the containers reach each other.
+// daemonEnv is the environment without settings for another daemon.
+func daemonEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "OVERLAYD_") })
+}
+
+// awaitPath waits until both daemons send by the path that is to be measured.
+func (s *system) awaitPath(ctx context.Context) error {
+	for i := range s.daemons {
+		cmd := exec.CommandContext(ctx, s.binary, "ping", s.hosts[1-i].Name(), "--until", s.path, "--timeout", "20s", "--run-dir", filepath.Join(s.hosts[i].Dir(), "run"))
+		cmd.Env = daemonEnv()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %s: %w: %s", s.name, s.hosts[i], err, out)
+		}
+	}
+	return nil
+}
+
+// awaitReach waits until the containers reach each other by the path that is to be
+// measured.
 func (s *system) awaitReach(ctx context.Context) error {
+	if err := s.awaitPath(ctx); err != nil {
+		return err
+	}
 	for limit := time.Now().Add(leaseLimit); ; {
 		ok := true
 		for _, dst := range s.b.Addrs() {

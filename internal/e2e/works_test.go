@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,72 @@ func TestEndsOnWhatWorks(t *testing.T) {
 				pingAll(t, a.container.Namespace, lab.PingConfig{Dst: dst, Size: min(p.MTU, 1280), DontFragment: true})
 			}
 			pingAll(t, b.container.Namespace, lab.PingConfig{Dst: a.container.Addr4()})
+		})
+	}
+}
+
+// TestWithoutKernelPaths: what kernel paths need is not there, on one side. The node runs in
+// userspace, and says why.
+func TestWithoutKernelPaths(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		start func(t *testing.T, n *node, args ...string)
+		fast  string
+		says  string // the reason of the path there, a part
+		warns string // and a warning, if any
+	}{
+		{"no nftables", func(t *testing.T, n *node, args ...string) {
+			n.networks = 2
+			var err error
+			n.daemon, err = n.Host.Start(asRole(roleNoNFTables, n.runArgs(args...)...), lab.StartOptions{Name: "overlayd"})
+			must(t, err)
+		}, "auto", "nftables", "no kernel paths: "},
+		{"the port is taken", func(t *testing.T, n *node, args ...string) {
+			c, err := n.ListenUDP(netip.MustParseAddrPort("0.0.0.0:4789"))
+			must(t, err)
+			t.Cleanup(func() { c.Close() })
+			n.start(t, args...)
+		}, "kernel-vxlan", "4789", ""},
+		{"the device's name is taken", func(t *testing.T, n *node, args ...string) {
+			must(t, n.AddBridge("overlay0-v4"))
+			n.start(t, args...)
+		}, "kernel-vxlan", "overlay0-v4", ""},
+		{"the device's name is too long", func(t *testing.T, n *node, args ...string) {
+			n.start(t, append(args, "--device", "overlay-network")...)
+		}, "kernel-vxlan", "choose a --device of at most 12 characters", "no kernel paths: "},
+		{"off", func(t *testing.T, n *node, args ...string) {
+			n.start(t, append(args, "--fast-path", "off")...)
+		}, "auto", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, nodes := cluster(t, 2)
+			a, b := nodes[0], nodes[1]
+			before := a.state(t)
+			tt.start(t, a, "--fast-path", tt.fast)
+			b.start(t, "--fast-path", tt.fast, "--join", a.Addr4().String())
+			for _, n := range nodes {
+				n.lease(t)
+				n.attach(t)
+			}
+			p := a.awaitPeer(t, 20*time.Second, b, "in userspace because of "+tt.says, func(p peer) bool {
+				return p.Path == "userspace-udp" && strings.Contains(p.PathReason, tt.says)
+			})
+			t.Log(p.PathReason)
+			if all := strings.Join(a.status(t).Node.Warnings, "\n"); !strings.Contains(all, tt.warns) {
+				t.Errorf("warnings: %q, want %q", all, tt.warns)
+			}
+			for _, dst := range b.container.Addrs() {
+				pingAll(t, a.container.Namespace, lab.PingConfig{Dst: dst, Size: p.MTU, DontFragment: true})
+			}
+			if tt.name == "off" {
+				for _, line := range a.state(t) {
+					if !slices.Contains(before, line) && (strings.Contains(line, "vxlan") || strings.Contains(line, "nft") || strings.Contains(line, "table 96")) {
+						t.Errorf("touched: %s", line)
+					}
+				}
+			}
 		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -297,25 +298,40 @@ func manyPeers(n int) []kernel.FastPeer {
 	return all
 }
 
-// A thousand peers, from nothing and back to it.
+// A thousand peers, from nothing and back to it: what it costs is told for fewer as
+// well, and grows with their number.
 func TestFastThousandPeers(t *testing.T) {
+	for _, n := range []int{250, 500, 1000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) { thousandPeers(t, n) })
+	}
+}
+
+func thousandPeers(t *testing.T, n int) {
 	a := fastNodes(t, 1)[0]
 	before := a.state()
-	peers := manyPeers(1000)
+	peers := manyPeers(n)
+	used := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	memory := used()
 	timed := func(what string, f func()) {
 		start := time.Now()
 		f()
-		t.Logf("%s: %v", what, time.Since(start).Round(time.Millisecond/10))
+		t.Logf("%d peers: %s: %v", n, what, time.Since(start).Round(time.Millisecond/10))
 	}
 	timed("the first Apply, devices down", func() { a.f.Apply(a.own, peers, false) })
 	timed("SetUp", func() { a.ok(a.f.SetUp(true)) })
+	t.Logf("%d peers: %d kB of memory", n, (int64(used())-int64(memory))/1000)
 	timed("Apply of the same", func() { a.apply(peers...) })
 	timed("Check", func() { a.stands() })
 	timed("Used", func() { _, err := a.f.Used(); a.ok(err) })
-	timed("Forget", func() { a.ok(a.f.Forget(peers[500].Outer)) })
-	peers[500].Outer = netip.MustParseAddr("198.51.99.99")
+	timed("Forget", func() { a.ok(a.f.Forget(peers[n/2].Outer)) })
+	peers[n/2].Outer = netip.MustParseAddr("198.51.99.99")
 	timed("Apply of one change", func() { a.apply(peers...) })
-	want := map[string]int{"route": 4000, "neigh": 2000, "fdb": 1000}
+	want := map[string]int{"route": 4 * n, "neigh": 2 * n, "fdb": n}
 	for _, line := range a.state() {
 		for kind := range want {
 			if len(line) > len(kind) && line[:len(kind)] == kind && !slices.Contains(before, line) {

@@ -20,6 +20,11 @@ func (n *Namespace) DeleteLink(name string) error {
 	return n.toLink(name, func(l netlink.Link) error { return netlink.LinkDel(l) })
 }
 
+// AddBridge makes an interface that leads nowhere.
+func (n *Namespace) AddBridge(name string) error {
+	return n.Do(func() error { return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: linkAttrs(name)}) })
+}
+
 // RenameLink gives an interface another name.
 func (n *Namespace) RenameLink(name, to string) error {
 	return n.toLink(name, func(l netlink.Link) error {
