@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/overlayd/overlayd/internal/kernel"
 	"github.com/overlayd/overlayd/internal/path"
 	"github.com/overlayd/overlayd/internal/probe"
+	"github.com/overlayd/overlayd/membership"
 )
 
 // sample tells the prober who is sent data, until ctx ends.
@@ -37,31 +39,64 @@ func (f *fastPaths) traffic(m *mesh) (all []probe.Traffic) {
 	return all
 }
 
+// sentCounts tells what of all that was sent to peers the kernel has carried. The guard
+// counts it as it comes from containers and this host, and does not know where it goes: so
+// what is new counts as the kernel's while the peer's path is one of the kernel's.
+type sentCounts struct {
+	mu      sync.Mutex
+	carried map[membership.NodeID]kernel.PathCounts // Tx alone
+	last    map[membership.NodeID]kernel.PathCounts // the guard's, less our own frames
+}
+
 // read reads the kernel's counters.
 func (f *fastPaths) read() {
 	if f == nil || f.fast == nil {
 		return
 	}
-	if c, err := f.k.GuardCounts(); err == nil {
-		f.counts.Store(&c)
+	c, err := f.k.GuardCounts()
+	if err != nil {
+		return
+	}
+	f.counts.Store(&c)
+	f.sent.mu.Lock()
+	defer f.sent.mu.Unlock()
+	if f.sent.last == nil {
+		f.sent.last, f.sent.carried = map[membership.NodeID]kernel.PathCounts{}, map[membership.NodeID]kernel.PathCounts{}
+	}
+	m := f.n.mesh.Load()
+	for id, now := range c.Peers {
+		packets, bytes, _, _ := f.n.parts.prober.KernelFrames(id)
+		now.TxPackets, now.TxBytes = less(now.TxPackets, packets), less(now.TxBytes, bytes)
+		was := f.sent.last[id]
+		f.sent.last[id] = now
+		if p := m.peer(id); p != nil && p.kernel {
+			sum := f.sent.carried[id]
+			sum.TxPackets += less(now.TxPackets, was.TxPackets)
+			sum.TxBytes += less(now.TxBytes, was.TxBytes)
+			f.sent.carried[id] = sum
+		}
 	}
 }
 
+// less subtracts, down to 0.
+func less(a, b uint64) uint64 { return a - min(a, b) }
+
 // counted is what went to a peer and came from it by all paths, without our own
-// frames.
+// frames. Superpackets that the kernel carries count as one packet each.
 func (f *fastPaths) counted(p *meshPeer) kernel.PathCounts {
 	own := p.fwd.Counters
 	c := kernel.PathCounts{TxPackets: own.TxPackets.Load(), TxBytes: own.TxBytes.Load(), RxPackets: own.RxPackets.Load(), RxBytes: own.RxBytes.Load()}
-	if f == nil {
+	if f == nil || f.fast == nil {
 		return c
 	}
-	less := func(n, frames uint64) uint64 { return n - min(n, frames) }
 	by := f.counts.Load().Peers[p.ID]
-	txPackets, txBytes, rxPackets, rxBytes := f.n.parts.prober.KernelFrames(p.ID)
-	c.TxPackets += less(by.TxPackets, txPackets)
-	c.TxBytes += less(by.TxBytes, txBytes)
+	_, _, rxPackets, rxBytes := f.n.parts.prober.KernelFrames(p.ID)
 	c.RxPackets += less(by.RxPackets, rxPackets)
 	c.RxBytes += less(by.RxBytes, rxBytes)
+	f.sent.mu.Lock()
+	defer f.sent.mu.Unlock()
+	c.TxPackets += f.sent.carried[p.ID].TxPackets
+	c.TxBytes += f.sent.carried[p.ID].TxBytes
 	return c
 }
 

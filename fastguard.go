@@ -57,7 +57,23 @@ func (f *fastPaths) wantedGuard(held []netip.Prefix) *kernel.Guard {
 	g := &kernel.Guard{
 		Device: n.cfg.Device, VXLANs: []string{v4, v6}, Underlays: f.underlays(), Locals: slices.Clone(n.parts.endpoints),
 		VNI: n.cfg.VNI, Port: n.cfg.KernelVXLANPort, Networks: n.cfg.Networks, Own: slices.Clone(held),
+		Inside: f.k.Inside(n.cfg.Device, held),
 	}
+	for i, p := range n.cfg.Networks {
+		if p.Addr().Is4() {
+			g.Len4 = n.cfg.SubnetLens[i]
+		} else {
+			g.Len6 = n.cfg.SubnetLens[i]
+		}
+	}
+	for _, p := range f.peers {
+		for _, s := range p.senders {
+			if !slices.Contains(g.Underlays, s.Link) {
+				g.Underlays = append(g.Underlays, s.Link)
+			}
+		}
+	}
+	slices.Sort(g.Underlays)
 	ports := []uint16{n.cfg.UDPPort, n.cfg.VXLANPort, n.cfg.KernelVXLANPort}
 	for _, p := range f.peers {
 		for _, port := range []uint16{p.Ports.UDP, p.Ports.VXLAN, p.Ports.KernelVXLAN} {

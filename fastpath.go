@@ -49,6 +49,8 @@ type fastPaths struct {
 	devices atomic.Pointer[map[membership.NodeID]kernelDevices] // for the prober
 	counts  atomic.Pointer[kernel.GuardCounts]
 
+	sent sentCounts
+
 	peers     map[membership.NodeID]*fastPeer
 	adopted   map[netip.Prefix]kernel.FastKind // what a dead daemon left
 	syncedAt  time.Time

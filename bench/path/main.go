@@ -46,7 +46,7 @@ func run(ctx context.Context) (err error) {
 		rounds  = flag.Int("rounds", 0, "how often each system is measured (default 5, with -flood 3)")
 		length  = flag.Duration("time", 0, "how long each measurement takes (default 2s, with -flood 300ms)")
 		only    = flag.String("only", "", "measure nothing but these, separated by commas")
-		pair    = flag.Bool("overlayd-only", false, "leave the kernel's VXLAN out")
+		which   = flag.String("systems", "", "measure none but these, separated by commas: kernelvxlan, overlaydudp, overlaydvxlan, handoff")
 		calls   = flag.Bool("calls", true, "count system calls, with eBPF")
 		flooded = flag.Bool("flood", false, "measure nothing but what a flood of junk does to TCP")
 	)
@@ -76,7 +76,7 @@ func run(ctx context.Context) (err error) {
 		}
 	}()
 	if *flooded {
-		*pair = true
+		*which = "overlaydudp"
 	}
 	overlayd := func(name, base, path string, more ...string) func() (*system, error) {
 		return func() (*system, error) {
@@ -87,20 +87,20 @@ func run(ctx context.Context) (err error) {
 			return s, err
 		}
 	}
-	opens := []func() (*system, error){
-		openVXLAN,
-		overlayd("overlaydudp", "kernelvxlan", "userspace-udp", "--fast-path", "off"),
-		overlayd("overlaydvxlan", "overlaydudp", "userspace-vxlan", "--fast-path", "off", "--encap", "vxlan"),
-		overlayd("handoff", "kernelvxlan", "kernel-vxlan", "--fast-path", "kernel-vxlan"),
+	opens := []struct {
+		name string
+		open func() (*system, error)
+	}{
+		{"kernelvxlan", openVXLAN},
+		{"overlaydudp", overlayd("overlaydudp", "kernelvxlan", "userspace-udp", "--fast-path", "off")},
+		{"overlaydvxlan", overlayd("overlaydvxlan", "overlaydudp", "userspace-vxlan", "--fast-path", "off", "--encap", "vxlan")},
+		{"handoff", overlayd("handoff", "kernelvxlan", "kernel-vxlan", "--fast-path", "kernel-vxlan")},
 	}
-	if *pair {
-		opens = opens[1:]
-	}
-	if *flooded {
-		opens = opens[:1]
-	}
-	for _, open := range opens {
-		s, err := open()
+	for _, o := range opens {
+		if *which != "" && !slices.Contains(strings.Split(*which, ","), o.name) {
+			continue
+		}
+		s, err := o.open()
 		if s != nil {
 			systems = append(systems, s)
 		}
@@ -110,6 +110,9 @@ func run(ctx context.Context) (err error) {
 		if err := s.awaitReach(ctx); err != nil {
 			return err
 		}
+	}
+	if len(systems) == 0 {
+		return fmt.Errorf("no system is called %q", *which)
 	}
 	wanted := func(name string) bool {
 		return *only == "" || slices.Contains(strings.Split(*only, ","), name)

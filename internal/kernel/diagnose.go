@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // The codes of findings. They are stable: scripts may compare them.
@@ -95,6 +96,23 @@ func (k *Kernel) bridges(cfg DiagnoseConfig) []bridge {
 		}
 	}
 	return found
+}
+
+// Inside names the interfaces behind which containers are: those other than a node's
+// own devices that have an address in its subnets.
+func (k *Kernel) Inside(device string, own []netip.Prefix) (names []string) {
+	if k.lock() != nil {
+		return nil
+	}
+	defer k.mu.Unlock()
+	v4, v6 := VXLANNames(device)
+	for _, b := range k.bridges(DiagnoseConfig{Device: device, Own: own}) {
+		if !slices.Contains([]string{"lo", device, v4, v6}, b.name) && !slices.Contains(names, b.name) {
+			names = append(names, b.name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // diagnoseForwarding looks at the forwarding switches. The caller holds k.mu.

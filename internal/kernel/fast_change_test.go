@@ -240,7 +240,12 @@ func TestFastOwnAddressesChange(t *testing.T) {
 					dev, via = "eth0", p.Hops[i].Addr.String()
 				}
 				a.wayIs(b.own[i], "", fmt.Sprintf("%s via %s src %s mtu 0", dev, via, own[i]))
-				a.wayIs(b.own[i], vx4, fmt.Sprintf("%s via %s src %s mtu 0", vx4, []string{"100.96.2.0", "fe80::ff:fe00:2"}[i], own[i]))
+				// Where no route leads by the link, IPv4 takes the destination for one of it.
+				probes := []string{"<nil>", "fe80::ff:fe00:2"}[i]
+				if i == 0 && kind == kernel.FastVXLAN {
+					probes = "100.96.2.0"
+				}
+				a.wayIs(b.own[i], vx4, fmt.Sprintf("%s via %s src %s mtu 0", vx4, probes, own[i]))
 				a.wayIs(b.own[i], "eth0", fmt.Sprintf("eth0 via %s src %s mtu 0", p.Hops[i].Addr, own[i]))
 			}
 		}
@@ -331,7 +336,7 @@ func thousandPeers(t *testing.T, n int) {
 	timed("Forget", func() { a.ok(a.f.Forget(peers[n/2].Outer)) })
 	peers[n/2].Outer = netip.MustParseAddr("198.51.99.99")
 	timed("Apply of one change", func() { a.apply(peers...) })
-	want := map[string]int{"route": 4 * n, "neigh": 2 * n, "fdb": n}
+	want := map[string]int{"route": 3 * n, "neigh": 2 * n, "fdb": n}
 	for _, line := range a.state() {
 		for kind := range want {
 			if len(line) > len(kind) && line[:len(kind)] == kind && !slices.Contains(before, line) {

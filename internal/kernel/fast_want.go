@@ -262,7 +262,13 @@ func (f *Fast) wantVXLAN(w *fastWant, p *FastPeer) {
 		}
 	}
 	for _, n := range p.Prefixes {
-		f.wantProbe(w, p, FastVXLAN, n, v.name, f.vxlanWay(i, n, p.MAC), v.up)
+		if n.Addr().Is6() {
+			f.wantProbe(w, p, FastVXLAN, n, v.name, f.vxlanWay(i, n, p.MAC), v.up)
+		}
+		// A probe to an IPv4 address needs no way but the neighbour: where no route leads by
+		// the link that its socket is bound to, IPv4 takes the destination for one of it
+		// (ip_route_output_key_hash_rcu in linux/net/ipv4/route.c). So there is no policy rule,
+		// with which every look-up in the host's IPv4 routes would cost more.
 	}
 }
 

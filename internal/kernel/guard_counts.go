@@ -20,8 +20,8 @@ type GuardCounts struct {
 	Drops map[string]uint64
 }
 
-// PathCounts is what went to a peer and came from it by the kernel's paths, as
-// inner packets with their IP headers. A superpacket of the kernel's offloads
+// PathCounts is what came from a peer by the kernel's paths, and what containers and
+// this host have sent to it by any path, as inner packets with their IP headers. A superpacket of the kernel's offloads
 // counts as one packet, with the bytes of its payload and one header.
 type PathCounts struct{ TxPackets, TxBytes, RxPackets, RxBytes uint64 }
 
@@ -87,8 +87,8 @@ func (st *guardState) count(c *nfConn) error {
 		}
 		last, sum := st.read[e.guardKey], st.counts.Peers[peer]
 		now := last
-		switch e.set {
-		case setSent4, setSent6:
+		switch {
+		case e.set.sent():
 			now.TxPackets, now.TxBytes = e.packets, e.bytes
 			sum.TxPackets += since(e.packets, last.TxPackets)
 			sum.TxBytes += since(e.bytes, last.TxBytes)

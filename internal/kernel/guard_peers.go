@@ -36,10 +36,29 @@ func (g *Guard) elements() ([]guardElement, error) {
 	}
 	var all []guardElement
 	for l, c := range claims {
-		all = append(all, l.disjoint(c)...)
+		for _, e := range l.disjoint(c) {
+			all = append(all, g.subnet(e))
+		}
 	}
 	slices.SortFunc(all, func(a, b guardElement) int { return a.guardKey.compare(b.guardKey) })
 	return all, errors.Join(errs...)
+}
+
+// subnet moves an element that is a subnet of the usual length to the set of those.
+func (g *Guard) subnet(e guardElement) guardElement {
+	bits := g.lenOf(e.from)
+	if p := netip.PrefixFrom(e.from, bits); bits > 0 && !e.set.isMap() && p.Masked() == p && lastAddr(p) == e.to {
+		e.set, e.to = e.set.net(), e.from
+	}
+	return e
+}
+
+// lenOf is the usual length of subnets in the family of a, 0: there is none.
+func (g *Guard) lenOf(a netip.Addr) int {
+	if a.Is4() {
+		return g.Len4
+	}
+	return g.Len6
 }
 
 func (k guardKey) compare(o guardKey) int {
@@ -79,13 +98,11 @@ func (g *Guard) claim(p GuardPeer, claims map[claimList][]claim) error {
 			add(setVXLAN4, string(o.AsSlice()), f)
 		}
 	}
-	links := slices.Clone(g.VXLANs)
 	for _, d := range p.Direct {
 		if why := badSender(d); why != "" {
 			leave("direct sender", fmt.Sprintf("%q %x", d.Link, d.MAC), why)
 			continue
 		}
-		links = append(links, d.Link)
 		head := string(ifName(d.Link)) + string(d.MAC[:]) + "\x00\x00"
 		for _, f := range inner {
 			// Only sources in the overlay are looked up.
@@ -94,11 +111,8 @@ func (g *Guard) claim(p GuardPeer, claims map[claimList][]claim) error {
 			}
 		}
 	}
-	slices.Sort(links)
 	for _, f := range prefixes("subnet", p.Prefixes) {
-		for _, l := range slices.Compact(links) {
-			add(setSent4, string(ifName(l)), f)
-		}
+		add(setSent4, string(native(0)), f)
 	}
 	return errors.Join(errs...)
 }

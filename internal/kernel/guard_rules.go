@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -33,10 +34,6 @@ const (
 	// beforeDefrag is before fragments are put together: NF_IP_PRI_CONNTRACK_DEFRAG
 	// is -400 (linux/include/uapi/linux/netfilter_ipv4.h).
 	beforeDefrag nftables.ChainPriority = -450
-	// beforeRouting is before anybody rewrites addresses: NF_IP_PRI_RAW.
-	beforeRouting nftables.ChainPriority = -300
-	// early is before the administrator's filter: NF_IP_PRI_MANGLE.
-	early nftables.ChainPriority = -150
 	// late is after everybody else's chains, so that the mark that is set there is
 	// seen by nobody and changed by nobody.
 	late nftables.ChainPriority = 1000
@@ -51,6 +48,7 @@ const (
 	offDest4      = 16
 	offSource6    = 8
 	offDest6      = 24
+	offNext6      = 6
 	offUDPDest    = 2
 	offVNI        = 8 + 4             // of the UDP header
 	offInnerEther = 8 + 8 + 12        // EtherType of the inner frame, of the UDP header
@@ -73,13 +71,77 @@ type guardChain struct {
 // chains are the rules of the guard. They depend on nothing but what is set for
 // the life of a node or changes rarely; peers are elements of sets.
 //
+// Every packet of the host passes them, so there is one base chain at a hook and no
+// more hooks than it takes: what is of no concern leaves after a few comparisons.
+//
 // A verdict of accept ends one base chain; other tables, and later chains, still
 // see the packet and may drop it.
 func (g *Guard) chains() []guardChain {
-	return slices.Concat(g.fragmentChains(), g.vxlanChains(), g.underlayChains(), g.plainChains())
+	return slices.Concat(g.sentChains(), g.fragmentChain(), g.innerChains(), g.plainChains(), g.arrivalChains(), g.inputChains())
 }
 
-// fragmentChains drop the first fragment of what goes to the VXLAN port of this
+// arrivalChains is what every packet passes that comes in, before fragments are put
+// together and before anybody rewrites addresses: what comes out of VXLAN goes one way,
+// what has an overlay source and destination another, and the first fragments of VXLAN
+// and what a container sends to a peer's overlay ports do not get further.
+//
+// What this host forwards may not go to a peer's overlay ports at all: a container
+// cannot send as this host, as it would behind a masquerade. That goes for traffic of
+// other hosts, too, which this host routes to a peer; it would have to be told from a
+// container's. What the host's own translation sends there (DNAT) is not seen here.
+func (g *Guard) arrivalChains() []guardChain {
+	c := guardChain{name: "arrival", hook: nftables.ChainHookPrerouting, priority: beforeDefrag}
+	for _, name := range g.vxlanNames() {
+		c.rules = append(c.rules, rule(meta(expr.MetaKeyIIFNAME, reg), compare(expr.CmpOpEq, name), gotoChain("vxlan_destination")))
+	}
+	// Whole packets for the endpoints: most of them are VXLAN of peers.
+	for _, a := range g.Locals {
+		whole := masked(fragment4(), moreFragments|fragOffset4, expr.CmpOpEq, 0)
+		if a.Is6() { // no header stands between
+			whole = rule(load(expr.PayloadBaseNetworkHeader, offNext6, 1, reg), compare(expr.CmpOpEq, []byte{unix.IPPROTO_UDP}))
+		}
+		c.rules = append(c.rules, rule(family(a), within(offDest(a), single(a)), whole, accepted()))
+	}
+	for _, n := range g.Networks {
+		c.rules = append(c.rules, rule(family(n.Addr()), within(offSource(n.Addr()), n), within(offDest(n.Addr()), n), gotoChain("plain")))
+	}
+	c.rules = append(c.rules,
+		rule(ipv4(), masked(fragment4(), moreFragments|fragOffset4, expr.CmpOpEq, moreFragments), gotoChain("first_fragment")),
+		rule(ipv6(), masked(fragment6(), fragOffset6, expr.CmpOpEq, 0), gotoChain("first_fragment")))
+	c.rules = append(c.rules, g.otherUDP()...)
+	c.rules = append(c.rules,
+		rule(ipv4(), load(expr.PayloadBaseNetworkHeader, offDest4, 4, reg), inMap(setOuter4), dropped(dropForwarded)),
+		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg), inMap(setOuter6), dropped(dropForwarded)))
+	return []guardChain{c}
+}
+
+// vxlanNames are what the names of our VXLAN devices begin with, or, where they have
+// nothing of their own in common, the names.
+func (g *Guard) vxlanNames() (names [][]byte) {
+	if len(g.VXLANs) == 2 {
+		a, b := g.VXLANs[0], g.VXLANs[1]
+		if n := len(a) - 1; n > len(g.Device) && len(a) == len(b) && a[:n] == b[:n] {
+			return [][]byte{[]byte(a[:n])}
+		}
+	}
+	for _, dev := range g.VXLANs {
+		names = append(names, ifName(dev))
+	}
+	return names
+}
+
+// otherUDP lets go what is not seen to be for one of the overlay's ports. The fragments
+// that follow a first one have no port and are let through: the first is not.
+func (g *Guard) otherUDP() [][]expr.Any {
+	return [][]expr.Any{
+		rule(notUDP(), accepted()),
+		rule(ipv4(), masked(fragment4(), fragOffset4, expr.CmpOpNeq, 0), accepted()),
+		rule(ipv6(), masked(fragment6(), fragOffset6, expr.CmpOpNeq, 0), accepted()),
+		rule(notPort(append([]uint16{g.Port}, g.Ports...)...), accepted()),
+	}
+}
+
+// fragmentChain drops the first fragment of what goes to the VXLAN port of this
 // host. Without it a datagram is never put together. IPv6 needs that: where
 // nobody tracks connections the kernel puts fragments together only after the
 // input hook, and a rule there would see no more than the first fragment has.
@@ -92,51 +154,56 @@ func (g *Guard) chains() []guardChain {
 //
 // The address is looked at by its type, because the VXLAN socket also gets what
 // is sent to broadcast and multicast addresses.
-func (g *Guard) fragmentChains() []guardChain {
+func (g *Guard) fragmentChain() []guardChain {
 	fib := &expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true}
-	return []guardChain{
-		{name: "first_fragment", rules: [][]expr.Any{
-			rule(notUDP(), accepted()),
-			rule(notPort(g.Port), accepted()),
-			rule([]expr.Any{fib}, compare(expr.CmpOpEq, native(unix.RTN_UNICAST)), accepted()), // forwarded
-			dropped(dropVXLANFragment),
-		}},
-		{name: "fragments", hook: nftables.ChainHookPrerouting, priority: beforeDefrag, rules: [][]expr.Any{
-			rule(ipv4(), masked(fragment4(), moreFragments|fragOffset4, expr.CmpOpEq, moreFragments), gotoChain("first_fragment")),
-			rule(ipv6(), masked(fragment6(), fragOffset6, expr.CmpOpEq, 0), gotoChain("first_fragment")),
-		}},
-	}
+	c := guardChain{name: "first_fragment", rules: [][]expr.Any{
+		rule(notUDP(), accepted()),
+		rule(notPort(append([]uint16{g.Port}, g.Ports...)...), accepted()),
+		// What is forwarded may not go to a peer's overlay ports, in fragments as little
+		// as whole.
+		rule(ipv4(), load(expr.PayloadBaseNetworkHeader, offDest4, 4, reg), inMap(setOuter4), dropped(dropForwarded)),
+		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg), inMap(setOuter6), dropped(dropForwarded)),
+		rule(notPort(g.Port), accepted()),
+		rule([]expr.Any{fib}, compare(expr.CmpOpEq, native(unix.RTN_UNICAST)), accepted()), // forwarded
+		dropped(dropVXLANFragment),
+	}}
+	return []guardChain{c}
 }
 
-// vxlanChains let VXLAN in by two steps.
+// inputChains look at what goes to the overlay's ports of this host, as late as
+// possible before its socket gets it.
 //
-// The first looks at the outer packet as late as possible before the kernel's
-// VXLAN socket gets it, and marks what comes from a peer with the number of the
-// outer address. The mark is the packet's through vxlan_rcv (skb_scrub_packet
-// keeps it within a namespace), so that the second step, where the inner packet
-// comes out of the device, knows who sent it: the source has to be one of that
-// peer's. There the kernel has taken the frame apart, and what is looked at is
-// what will be routed. One step would not do: a datagram may be a superpacket of
-// many, which a virtual link passes on whole, and which the kernel cuts after
-// the input hook (udp_unexpected_gso in linux/include/linux/udp.h); a rule there
-// sees the first frame alone.
+// What comes in by an interface that is neither lo nor an underlay has to come from
+// where its source is routed to: a container cannot send as a peer. (What came by our
+// own devices has been looked at, and probes do come by them.)
 //
-// What comes out of a device without a known mark is dropped, however it came
-// in. Packets must come out one by one, as guard_gro.go sees to it.
-func (g *Guard) vxlanChains() []guardChain {
+// VXLAN is let in by two steps. The first looks at the outer packet and marks what
+// comes from a peer with the number of the outer address. The mark is the packet's
+// through vxlan_rcv (skb_scrub_packet keeps it within a namespace), so that the second
+// step (innerChains), where the inner packet comes out of the device, knows who sent
+// it: the source has to be one of that peer's. There the kernel has taken the frame
+// apart, and what is looked at is what will be routed. One step would not do: a
+// datagram may be a superpacket of many, which a virtual link passes on whole, and
+// which the kernel cuts after the input hook (udp_unexpected_gso in
+// linux/include/linux/udp.h); a rule there sees the first frame alone.
+func (g *Guard) inputChains() []guardChain {
 	vni := binary.BigEndian.AppendUint32(nil, g.VNI)[1:]
-	input := guardChain{name: "vxlan", hook: nftables.ChainHookInput, priority: late, rules: [][]expr.Any{
-		rule(meta(expr.MetaKeyL4PROTO, reg), compare(expr.CmpOpEq, []byte{unix.IPPROTO_UDP}),
-			load(expr.PayloadBaseTransportHeader, offUDPDest, 2, reg),
-			compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, g.Port)), gotoChain("vxlan_outer")),
-	}}
-	outer := guardChain{name: "vxlan_outer", rules: [][]expr.Any{
+	input := guardChain{name: "input", hook: nftables.ChainHookInput, priority: late, rules: append(g.peersVXLAN(), g.otherUDP()...)}
+	for _, dev := range slices.Concat(g.Underlays, []string{"lo", g.Device}, g.VXLANs) {
+		input.rules = append(input.rules, rule(named(expr.MetaKeyIIFNAME, dev), gotoChain("vxlan")))
+	}
+	input.rules = append(input.rules,
+		rule(routedBack(), compare(expr.CmpOpNeq, native(0)), gotoChain("vxlan")),
+		dropped(dropSpoofedOuter))
+
+	vxlan := guardChain{name: "vxlan", rules: [][]expr.Any{
+		rule(notPort(g.Port), accepted()),
 		rule(load(expr.PayloadBaseTransportHeader, offVNI, 3, reg), compare(expr.CmpOpNeq, vni), accepted()), // not ours
 	}}
 	for _, a := range g.Locals {
-		outer.rules = append(outer.rules, rule(family(a), within(offDest(a), single(a)), gotoChain("vxlan_frame")))
+		vxlan.rules = append(vxlan.rules, rule(family(a), within(offDest(a), single(a)), gotoChain("vxlan_frame")))
 	}
-	outer.rules = append(outer.rules, dropped(dropVXLANDestination))
+	vxlan.rules = append(vxlan.rules, dropped(dropVXLANDestination))
 
 	frame := guardChain{name: "vxlan_frame"}
 	for _, ether := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
@@ -150,97 +217,129 @@ func (g *Guard) vxlanChains() []guardChain {
 		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offSource6, 16, reg), toMark(setOuter6), accepted()),
 		dropped(dropVXLANSource),
 	}}
-
-	inner := guardChain{name: "vxlan_source", rules: [][]expr.Any{
-		rule(ipv4(), meta(expr.MetaKeyMARK, reg), load(expr.PayloadBaseNetworkHeader, offSource4, 4, reg+1), in(setVXLAN4), unmark(), accepted()),
-		rule(ipv6(), meta(expr.MetaKeyMARK, reg), load(expr.PayloadBaseNetworkHeader, offSource6, 16, reg+1), in(setVXLAN6), unmark(), accepted()),
-		dropped(dropVXLANSource),
-	}}
-	own := guardChain{name: "vxlan_destination"}
-	for _, p := range g.Own {
-		own.rules = append(own.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), gotoChain("vxlan_source")))
-	}
-	own.rules = append(own.rules, dropped(dropVXLANDestination))
-
-	out := guardChain{name: "vxlan_inner", hook: nftables.ChainHookPrerouting, priority: beforeDefrag}
-	for _, dev := range g.VXLANs {
-		out.rules = append(out.rules, rule(named(expr.MetaKeyIIFNAME, dev), gotoChain("vxlan_destination")))
-	}
-	return []guardChain{mark, frame, outer, input, inner, own, out}
+	return []guardChain{mark, frame, vxlan, input}
 }
 
-// underlayChains keep others from posing as a peer or as this host by the
-// overlay's UDP ports.
-//
-// What is for this host and comes in by an interface that is neither lo nor an
-// underlay has to come from where its source is routed to: a container cannot
-// send as a peer. What this host forwards may not go to a peer's overlay ports
-// at all: a container cannot send as this host, as it would behind a masquerade.
-// That goes for traffic of other hosts, too, which this host routes to a peer;
-// it would have to be told from a container's.
-//
-// The fragments that follow a first one have no port and are let through: the
-// first is not.
-func (g *Guard) underlayChains() []guardChain {
-	rest := func() [][]expr.Any {
-		return [][]expr.Any{
-			rule(notUDP(), accepted()),
-			rule(ipv4(), masked(fragment4(), fragOffset4, expr.CmpOpNeq, 0), accepted()),
-			rule(ipv6(), masked(fragment6(), fragOffset6, expr.CmpOpNeq, 0), accepted()),
-			rule(notPort(append([]uint16{g.Port}, g.Ports...)...), accepted()),
+// peersVXLAN marks what is all right at first sight: VXLAN of a peer that has come by an
+// underlay to an endpoint of ours, with an IP packet in it. What is not is looked at by
+// one rule after the other, which say why it is dropped.
+func (g *Guard) peersVXLAN() (rules [][]expr.Any) {
+	// The VNI with the byte behind it, which has to be 0: the kernel takes no other.
+	vni := binary.BigEndian.AppendUint32(nil, g.VNI<<8)
+	for _, dev := range g.Underlays {
+		for _, a := range g.Locals {
+			four, set := a.Is4(), setOuter6
+			if four {
+				set = setOuter4
+			}
+			for _, ether := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
+				rules = append(rules, rule(family(a), meta(expr.MetaKeyL4PROTO, reg), compare(expr.CmpOpEq, []byte{unix.IPPROTO_UDP}),
+					load(expr.PayloadBaseTransportHeader, offUDPDest, 2, reg), compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, g.Port)),
+					load(expr.PayloadBaseTransportHeader, offInnerEther, 2, reg), compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, ether)),
+					load(expr.PayloadBaseTransportHeader, offVNI, 4, reg), compare(expr.CmpOpEq, vni),
+					within(offDest(a), single(a)), named(expr.MetaKeyIIFNAME, dev),
+					sourceTo(four, reg), toMark(set), accepted()))
+			}
 		}
 	}
-	spoofed := guardChain{name: "spoofed", hook: nftables.ChainHookInput, priority: early}
-	// What came by our own devices has been looked at, and probes do come by them.
-	for _, dev := range slices.Concat([]string{"lo", g.Device}, g.VXLANs, g.Underlays) {
-		spoofed.rules = append(spoofed.rules, rule(named(expr.MetaKeyIIFNAME, dev), accepted()))
-	}
-	spoofed.rules = append(append(spoofed.rules, rest()...),
-		rule(routedBack(), compare(expr.CmpOpNeq, native(0)), accepted()),
-		dropped(dropSpoofedOuter))
+	return rules
+}
 
-	forwarded := guardChain{name: "forwarded", hook: nftables.ChainHookForward, priority: early, rules: append(rest(),
-		rule(ipv4(), load(expr.PayloadBaseNetworkHeader, offDest4, 4, reg), inMap(setOuter4), dropped(dropForwarded)),
-		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg), inMap(setOuter6), dropped(dropForwarded)))}
-	return []guardChain{spoofed, forwarded}
+// innerChains are the second step of letting VXLAN in. What comes out of a device
+// without a known mark is dropped, however it came in. Packets must come out one by
+// one, as guard_gro.go sees to it.
+func (g *Guard) innerChains() []guardChain {
+	source := guardChain{name: "vxlan_source"}
+	for _, four := range []bool{true, false} {
+		from := rule(meta(expr.MetaKeyMARK, reg), sourceTo(four, reg+1))
+		source.rules = append(source.rules, g.lookups(four, setVXLAN4, from, reg+1, unmark(), accepted())...)
+	}
+	source.rules = append(source.rules, dropped(dropVXLANSource))
+	destination := guardChain{name: "vxlan_destination"}
+	for _, p := range g.Own {
+		destination.rules = append(destination.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), gotoChain("vxlan_source")))
+	}
+	destination.rules = append(destination.rules, dropped(dropVXLANDestination))
+	return []guardChain{source, destination}
 }
 
 // plainChains look at what comes in with a source and a destination in the
 // overlay, but not in VXLAN: only what came through our devices, from a
-// container of ours, or to one from a direct peer, may; and they count what is
-// sent to peers. Locally made packets do not pass here, but by lo.
+// container of ours, or to one from a direct peer, may. Locally made packets do not
+// pass here, but by lo.
 func (g *Guard) plainChains() []guardChain {
-	ethernet := rule(meta(expr.MetaKeyIIFTYPE, reg), compare(expr.CmpOpEq, binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER)),
-		meta(expr.MetaKeyIIFNAME, reg), load(expr.PayloadBaseLLHeader, offEtherSrc, 6, reg+4))
-	source := guardChain{name: "plain_source"}
+	plain := guardChain{name: "plain"}
 	destination := guardChain{name: "plain_destination"}
+	own := func(p netip.Prefix) []expr.Any { return rule(family(p.Addr()), within(offSource(p.Addr()), p)) }
 	for _, p := range g.Own {
-		source.rules = append(source.rules, rule(family(p.Addr()), within(offSource(p.Addr()), p),
-			routedBack(), compare(expr.CmpOpNeq, native(0)), accepted()))
+		for _, dev := range g.Inside {
+			plain.rules = append(plain.rules, rule(named(expr.MetaKeyIIFNAME, dev), own(p), gotoChain("sent")))
+		}
 		destination.rules = append(destination.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), accepted()))
 	}
-	source.rules = append(source.rules,
-		rule(ipv4(), ethernet, load(expr.PayloadBaseNetworkHeader, offSource4, 4, reg+6), in(setDirect4), gotoChain("plain_destination")),
-		rule(ipv6(), ethernet, load(expr.PayloadBaseNetworkHeader, offSource6, 16, reg+6), in(setDirect6), gotoChain("plain_destination")),
-		dropped(dropPlainSource))
+	for _, dev := range []string{"lo", g.Device} {
+		plain.rules = append(plain.rules, rule(named(expr.MetaKeyIIFNAME, dev), accepted()))
+	}
+	for _, four := range []bool{true, false} {
+		from := rule(meta(expr.MetaKeyIIFTYPE, reg), compare(expr.CmpOpEq, binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER)),
+			meta(expr.MetaKeyIIFNAME, reg), load(expr.PayloadBaseLLHeader, offEtherSrc, 6, reg+4), sourceTo(four, reg+6))
+		plain.rules = append(plain.rules, g.lookups(four, setDirect4, from, reg+6, gotoChain("plain_destination"))...)
+	}
+	for _, p := range g.Own {
+		plain.rules = append(plain.rules, rule(own(p), routedBack(), compare(expr.CmpOpNeq, native(0)), gotoChain("sent")))
+	}
+	plain.rules = append(plain.rules, dropped(dropPlainSource))
 	destination.rules = append(destination.rules, dropped(dropPlainDestination))
+	return []guardChain{destination, plain}
+}
 
-	devices := guardChain{name: "plain_overlay"}
-	for _, dev := range slices.Concat([]string{"lo", g.Device}, g.VXLANs) {
-		devices.rules = append(devices.rules, rule(named(expr.MetaKeyIIFNAME, dev), accepted()))
+// sentChains count what containers and this host send to peers, by whatever path: where
+// a packet leaves is not known yet, and a chain where it is would see every packet of the
+// host twice.
+func (g *Guard) sentChains() []guardChain {
+	sent := guardChain{name: "sent"}
+	for _, four := range []bool{true, false} {
+		sent.rules = append(sent.rules, g.lookups(four, setSent4, rule([]expr.Any{&expr.Immediate{Register: reg, Data: native(0)}}, destTo(four, reg+1)), reg+1, accepted())...)
 	}
-	devices.rules = append(devices.rules, gotoChain("plain_source"))
-
-	plain := guardChain{name: "plain", hook: nftables.ChainHookPrerouting, priority: beforeRouting}
+	local := guardChain{name: "local", hook: nftables.ChainHookOutput, priority: afterSNAT}
 	for _, n := range g.Networks {
-		plain.rules = append(plain.rules, rule(family(n.Addr()), within(offSource(n.Addr()), n), within(offDest(n.Addr()), n), gotoChain("plain_overlay")))
+		local.rules = append(local.rules, rule(family(n.Addr()), within(offDest(n.Addr()), n), gotoChain("sent")))
 	}
+	return []guardChain{sent, local}
+}
 
-	sent := guardChain{name: "sent", hook: nftables.ChainHookPostrouting, priority: afterSNAT, rules: [][]expr.Any{
-		rule(ipv4(), meta(expr.MetaKeyOIFNAME, reg), load(expr.PayloadBaseNetworkHeader, offDest4, 4, reg+4), in(setSent4)),
-		rule(ipv6(), meta(expr.MetaKeyOIFNAME, reg), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg+4), in(setSent6)),
-	}}
-	return []guardChain{destination, source, devices, plain, sent}
+// lookups are the rules that look an address up which load has put behind what else is
+// in the key, at register at: as one of a subnet of the usual length, then among the
+// intervals. set is that of intervals of IPv4.
+func (g *Guard) lookups(four bool, set guardSet, load []expr.Any, at uint32, then ...[]expr.Any) (rules [][]expr.Any) {
+	version, bits, size := ipv6(), g.Len6, uint32(16)
+	if four {
+		version, bits, size = ipv4(), g.Len4, 4
+	} else {
+		set++
+	}
+	if bits > 0 {
+		mask := net.CIDRMask(bits, int(size)*8)
+		rules = append(rules, rule(version, load,
+			[]expr.Any{&expr.Bitwise{SourceRegister: at, DestRegister: at, Len: size, Mask: mask, Xor: make([]byte, size)}},
+			in(set.net()), slices.Concat(then...)))
+	}
+	return append(rules, rule(version, load, in(set), slices.Concat(then...)))
+}
+
+// sourceTo and destTo load an address of the network header.
+func sourceTo(four bool, register uint32) []expr.Any {
+	if four {
+		return load(expr.PayloadBaseNetworkHeader, offSource4, 4, register)
+	}
+	return load(expr.PayloadBaseNetworkHeader, offSource6, 16, register)
+}
+
+func destTo(four bool, register uint32) []expr.Any {
+	if four {
+		return load(expr.PayloadBaseNetworkHeader, offDest4, 4, register)
+	}
+	return load(expr.PayloadBaseNetworkHeader, offDest6, 16, register)
 }
 
 // The words that rules are made of.
@@ -304,6 +403,9 @@ func offDest(a netip.Addr) uint32 {
 func within(offset uint32, p netip.Prefix) []expr.Any {
 	n := ipNet(p.Masked())
 	size := uint32(len(n.IP))
+	if p.IsSingleIP() {
+		return rule(load(expr.PayloadBaseNetworkHeader, offset, size, reg), compare(expr.CmpOpEq, n.IP))
+	}
 	return rule(load(expr.PayloadBaseNetworkHeader, offset, size, reg),
 		[]expr.Any{&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: size, Mask: n.Mask, Xor: make([]byte, size)}},
 		compare(expr.CmpOpEq, n.IP))

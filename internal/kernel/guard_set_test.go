@@ -15,12 +15,15 @@ import (
 )
 
 // guardOf is a guard as host 1 of an overlay has it, with these peers.
+// usualLens are those of the peers' subnets.
+var usualLens = [2]int{24, 64}
+
 func guardOf(peers ...kernel.GuardPeer) kernel.Guard {
 	return kernel.Guard{
 		Device: "overlay0", VXLANs: []string{"overlay0-v4", "overlay0-v6"}, Underlays: []string{"eth0"},
 		Locals: addrs("192.0.2.1", "2001:db8::1"),
 		VNI:    1, Port: 4789, Ports: []uint16{8285, 8472, 4789},
-		Networks: overlay, Own: ownNets, Peers: peers,
+		Networks: overlay, Own: ownNets, Peers: peers, Len4: usualLens[0], Len6: usualLens[1],
 	}
 }
 
@@ -102,7 +105,7 @@ func tampering() map[string]func(c *nftables.Conn, t *nftables.Table) error {
 		"table made anew": func(c *nftables.Conn, t *nftables.Table) error { c.DelTable(t); c.AddTable(t); return nil },
 		"rules flushed":   func(c *nftables.Conn, t *nftables.Table) error { c.FlushTable(t); return nil },
 		"chain flushed": func(c *nftables.Conn, t *nftables.Table) error {
-			c.FlushChain(&nftables.Chain{Table: t, Name: "fragments"})
+			c.FlushChain(&nftables.Chain{Table: t, Name: "first_fragment"})
 			return nil
 		},
 		"rule added": func(c *nftables.Conn, t *nftables.Table) error {
@@ -114,7 +117,7 @@ func tampering() map[string]func(c *nftables.Conn, t *nftables.Table) error {
 			return nil
 		},
 		"rule deleted": func(c *nftables.Conn, t *nftables.Table) error {
-			rules, err := c.GetRules(t, &nftables.Chain{Table: t, Name: "plain_source"})
+			rules, err := c.GetRules(t, &nftables.Chain{Table: t, Name: "plain"})
 			if err != nil {
 				return err
 			}
@@ -128,7 +131,7 @@ func tampering() map[string]func(c *nftables.Conn, t *nftables.Table) error {
 			all, err := chains(c)
 			policy := nftables.ChainPolicyDrop
 			for _, ch := range all {
-				if ch.Table.Name == t.Name && ch.Name == "sent" {
+				if ch.Table.Name == t.Name && ch.Name == "local" {
 					ch.Policy, ch.Table = &policy, t
 					c.AddChain(ch)
 				}
@@ -216,7 +219,7 @@ func (x *host) guardChains() (all []uint64) {
 	c, err := nftables.New()
 	x.ok(err)
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: "overlayd-overlay0"}
-	for _, name := range []string{"fragments", "vxlan", "vxlan_source", "plain"} {
+	for _, name := range []string{"arrival", "first_fragment", "vxlan", "vxlan_source", "plain"} {
 		rules, err := c.GetRules(table, &nftables.Chain{Table: table, Name: name})
 		x.ok(err)
 		for _, r := range rules {

@@ -16,24 +16,52 @@ import (
 type guardSet uint8
 
 const (
-	setOuter4  guardSet = iota // outer address -> mark
-	setOuter6                  //
-	setVXLAN4                  // (mark, inner source): what a peer may send in VXLAN
-	setVXLAN6                  //
-	setDirect4                 // (link, link-layer source, source): what it may send plainly
-	setDirect6                 //
-	setSent4                   // (link, destination): what is sent to it
-	setSent6                   //
-	guardSets                  // how many there are
+	setOuter4     guardSet = iota // outer address -> mark
+	setOuter6                     //
+	setVXLAN4                     // (mark, inner source): what a peer may send in VXLAN
+	setVXLAN6                     //
+	setDirect4                    // (link, link-layer source, source): what it may send plainly
+	setDirect6                    //
+	setSent4                      // (0, destination): what is sent to it
+	setSent6                      //
+	setVXLANNet4                  // as setVXLAN4, for whole subnets of the usual length
+	setVXLANNet6                  //
+	setDirectNet4                 // as setDirect4
+	setDirectNet6                 //
+	setSentNet4                   // as setSent4
+	setSentNet6                   //
+	guardSets                     // how many there are
 )
+
+// net is the set of subnets beside a set of intervals. Almost all that is looked up is
+// in one of the cluster's subnets, which have one length: the address under that mask is
+// found in a hash table, at a small part of what a look into intervals costs.
+func (s guardSet) net() guardSet { return s + setVXLANNet4 - setVXLAN4 }
+
+func (s guardSet) isNet() bool { return s >= setVXLANNet4 }
+
+// ranges is the set of intervals beside a set of subnets, and any other set itself.
+func (s guardSet) ranges() guardSet {
+	if s.isNet() {
+		return s - setVXLANNet4 + setVXLAN4
+	}
+	return s
+}
+
+// marked tells the sets whose keys begin with the number of an outer address.
+func (s guardSet) marked() bool { return s.ranges()&^1 == setVXLAN4 }
+
+// sent tells the sets of what is sent to peers.
+func (s guardSet) sent() bool { return s.ranges()&^1 == setSent4 }
 
 // String is the set's name in the table.
 func (s guardSet) String() string {
-	return [...]string{"outer4", "outer6", "vxlan4", "vxlan6", "direct4", "direct6", "sent4", "sent6"}[s]
+	return [...]string{"outer4", "outer6", "vxlan4", "vxlan6", "direct4", "direct6", "sent4", "sent6",
+		"vxlan_net4", "vxlan_net6", "direct_net4", "direct_net6", "sent_net4", "sent_net6"}[s]
 }
 
-// isMap tells the maps of outer addresses from the sets, whose last field is
-// an interval and whose elements have a counter.
+// isMap tells the maps of outer addresses from the sets, whose elements have a
+// counter and, but for those of subnets, an interval as their last field.
 func (s guardSet) isMap() bool { return s <= setOuter6 }
 
 func (s guardSet) is4() bool { return s%2 == 0 }
@@ -44,26 +72,22 @@ func (s guardSet) fields() []nftables.SetDatatype {
 	if s.is4() {
 		addr = nftables.TypeIPAddr
 	}
-	switch s &^ 1 {
-	case setVXLAN4:
+	switch s.ranges() &^ 1 {
+	case setVXLAN4, setSent4: // intervals want two fields: the first of setSent4 is 0
 		return []nftables.SetDatatype{nftables.TypeMark, addr}
 	case setDirect4:
 		return []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeEtherAddr, addr}
-	case setSent4:
-		return []nftables.SetDatatype{nftables.TypeIFName, addr}
 	}
 	return []nftables.SetDatatype{addr}
 }
 
 // headLen is how many bytes of a key come before the address.
 func (s guardSet) headLen() int {
-	switch s &^ 1 {
-	case setVXLAN4:
+	switch s.ranges() &^ 1 {
+	case setVXLAN4, setSent4:
 		return 4
 	case setDirect4:
 		return unix.IFNAMSIZ + 8
-	case setSent4:
-		return unix.IFNAMSIZ
 	}
 	return 0
 }
@@ -85,7 +109,7 @@ func (four guardSet) pick(a netip.Addr) guardSet {
 
 // guardKey is an element as it is meant. Head is what comes before the address
 // in the key; for the VXLAN sets it is the outer address, in place of which the
-// kernel has its number.
+// kernel has its number. Of a subnet only its first address is there.
 type guardKey struct {
 	set      guardSet
 	head     string
@@ -123,12 +147,14 @@ func (s guardSet) declaration(table string) (nfMessage, error) {
 		b = nfUint32(b, unix.NFTA_SET_DATA_TYPE, mark.GetNFTMagic())
 		b = nfUint32(b, unix.NFTA_SET_DATA_LEN, mark.Bytes)
 	} else {
-		b = nfUint32(b, unix.NFTA_SET_FLAGS, unix.NFT_SET_INTERVAL|nftSetConcat)
-		var concat []byte
-		for _, f := range fields {
-			concat = nfNested(concat, unix.NFTA_LIST_ELEM, nfUint32(nil, nftaSetFieldLen, f.Bytes))
+		if !s.isNet() {
+			b = nfUint32(b, unix.NFTA_SET_FLAGS, unix.NFT_SET_INTERVAL|nftSetConcat)
+			var concat []byte
+			for _, f := range fields {
+				concat = nfNested(concat, unix.NFTA_LIST_ELEM, nfUint32(nil, nftaSetFieldLen, f.Bytes))
+			}
+			b = nfNested(b, unix.NFTA_SET_DESC, nfNested(nil, nftaSetDescConcat, concat))
 		}
-		b = nfNested(b, unix.NFTA_SET_DESC, nfNested(nil, nftaSetDescConcat, concat))
 		// Each element gets a counter of its own (nft_add_set_elem in
 		// linux/net/netfilter/nf_tables_api.c).
 		b = nfNested(b, nftaSetExpr, nfNested(nfString(nil, unix.NFTA_EXPR_NAME, "counter"), unix.NFTA_EXPR_DATA, nil))
@@ -172,14 +198,14 @@ func (s guardSet) elementMessages(kind uint16, table string, elements []guardEle
 // not needed for.
 func (e *guardElement) attrs(full bool, marks map[netip.Addr]uint32) []byte {
 	head := []byte(e.head)
-	if e.set == setVXLAN4 || e.set == setVXLAN6 {
+	if e.set.marked() {
 		outer, _ := netip.AddrFromSlice(head)
 		head = native(marks[outer])
 	}
 	value := func(kind uint16, b []byte) []byte { return nfNested(nil, kind, nfAttr(nil, unix.NFTA_DATA_VALUE, b)) }
 	key := func(a netip.Addr) []byte { return append(head[:len(head):len(head)], a.AsSlice()...) }
 	b := value(unix.NFTA_SET_ELEM_KEY, key(e.from))
-	if !e.set.isMap() {
+	if !e.set.isMap() && !e.set.isNet() {
 		b = append(b, value(nftaSetElemKeyEnd, key(e.to))...)
 	}
 	if !full {
@@ -214,6 +240,9 @@ func (s guardSet) parseElement(b []byte) (e guardElement, err error) {
 			e.packets, e.bytes = parseCounter(nfFind(d, unix.NFTA_EXPR_DATA))
 		}
 	})
+	if s.isNet() {
+		to = from
+	}
 	if s.isMap() {
 		to = from
 		if len(data) != 4 {
@@ -283,7 +312,7 @@ func (c *nfConn) readSets(table string) (all []guardElement, err error) {
 			switch {
 			case s.isMap():
 				outer[e.mark] = e.from
-			case s == setVXLAN4 || s == setVXLAN6:
+			case s.marked():
 				a, ok := outer[binary.NativeEndian.Uint32([]byte(e.head))]
 				if !ok {
 					return nil, errNotOurs
