@@ -300,6 +300,18 @@ func TestClientPing(t *testing.T) {
 	}
 }
 
+func TestClientSetPath(t *testing.T) {
+	n := fullNode()
+	c := serveFake(t, n)
+	if got, err := c.SetPath(t.Context(), "b c/&", PathDirect); err != nil || got != (PathResult{Peer: "b c/&", Path: PathDirect}) || n.asked != "path b c/& direct" {
+		t.Errorf("got %+v, %v; the node was asked %q", got, err, n.asked)
+	}
+	n.keyErr = errors.New("b cannot be sent packets by direct: it is far away")
+	if _, err := c.SetPath(t.Context(), "b", PathDirect); err == nil || err.Error() != n.keyErr.Error() {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestClientLeave(t *testing.T) {
 	c := serveFake(t, emptyNode())
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -3,7 +3,6 @@ package overlayd
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -105,10 +104,11 @@ func (f *fastPaths) warnings() (all []string) {
 	if f == nil {
 		return nil
 	}
-	for _, why := range []string{f.why, f.guardErr} {
-		if why != "" {
-			all = append(all, "no kernel paths: "+strings.TrimPrefix(why, "kernel: "))
-		}
+	if f.why != "" {
+		all = append(all, "no kernel paths: "+f.why)
+	}
+	if why := f.guardErr.Load(); why != nil {
+		all = append(all, "no kernel paths: "+*why)
 	}
 	for i, why := range *f.rulings.Load() {
 		if why != "" {

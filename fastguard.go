@@ -26,10 +26,10 @@ func (f *fastPaths) setGuard(held []netip.Prefix, keep bool) {
 	case err != nil: // it stands, but for what somebody may not have
 		f.say("the guard of the kernel paths", err.Error())
 	}
-	if f.guardErr != "" {
+	if f.guardErr.Swap(nil) != nil {
 		f.n.log.Info("the guard of the kernel paths stands")
 	}
-	f.guard, f.guardErr, f.keptGuard = g, "", keep
+	f.guard, f.keptGuard = g, keep
 	for _, k := range []path.Kind{path.KernelVXLAN, path.Direct} {
 		f.n.parts.prober.Break(k, "")
 	}
@@ -40,10 +40,9 @@ func (f *fastPaths) guardLost(err error) {
 	f.guard = nil
 	f.triedAt = time.Now()
 	why := strings.TrimPrefix(err.Error(), "kernel: ")
-	if f.guardErr != why {
+	if old := f.guardErr.Swap(&why); old == nil || *old != why {
 		f.n.log.Warn("no kernel paths", "error", err)
 	}
-	f.guardErr = why
 	for _, k := range []path.Kind{path.KernelVXLAN, path.Direct} {
 		f.n.parts.prober.Break(k, why)
 	}

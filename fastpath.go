@@ -22,6 +22,9 @@ const (
 	reconcileEvery = 500 * time.Millisecond
 	// readAllEvery is how often all of it is read, also when nobody was heard to change it.
 	readAllEvery = 30 * time.Second
+	// forgetEvery is the least time between two times that the kernel is made to forget what
+	// it has learned of paths.
+	forgetEvery = time.Second
 	// mendEvery is how often something that could not be set up is tried again.
 	mendEvery = 5 * time.Second
 	// adoptFor is how long, after this node has merged with its cluster, it keeps what a
@@ -44,21 +47,23 @@ type fastPaths struct {
 	why   string
 	links *probe.Links
 
-	rulings atomic.Pointer[[2]string]                           // firewall, for the status
-	noticed atomic.Bool                                         // somebody has changed something
-	devices atomic.Pointer[map[membership.NodeID]kernelDevices] // for the prober
-	counts  atomic.Pointer[kernel.GuardCounts]
+	rulings  atomic.Pointer[[2]string]                           // firewall, for the status
+	noticed  atomic.Bool                                         // somebody has changed something
+	forgotAt time.Time                                           // the prober's
+	devices  atomic.Pointer[map[membership.NodeID]kernelDevices] // for the prober
+	counts   atomic.Pointer[kernel.GuardCounts]
 
 	sent sentCounts
 
 	peers     map[membership.NodeID]*fastPeer
 	adopted   map[netip.Prefix]kernel.FastKind // what a dead daemon left
 	syncedAt  time.Time
-	guard     *kernel.Guard // as it was set last; nil: it does not stand
-	guardErr  string
-	keptGuard bool              // set with keep
-	wish      []kernel.FastPeer // as of the last Apply
-	result    kernel.Result     // of the last Apply or Check
+	guard     *kernel.Guard          // as it was set last; nil: it does not stand
+	guardErr  atomic.Pointer[string] // why the guard does not stand, nil if it does
+	keptGuard bool                   // set with keep
+	wish      []kernel.FastPeer      // as of the last Apply
+	result    kernel.Result          // of the last Apply or Check
+	up        bool                   // SetUp was told so
 	upErr     error
 	firewall  [2]string // why data that comes by VXLAN, or directly, would not get to containers
 	rules     uint32    // the firewall generation when that was found out
@@ -137,8 +142,12 @@ func (f *fastPaths) send(b []byte, peer [16]byte, k path.Kind, to netip.AddrPort
 	if k == path.KernelVXLAN {
 		device = d.vxlan
 	}
-	if fresh && d.outer.IsValid() {
-		f.fast.Forget(d.outer)
+	// For IPv4 it is forgotten of all destinations, which is no cheap thing to do.
+	if now := time.Now(); fresh && d.outer.IsValid() && now.Sub(f.forgotAt) >= forgetEvery {
+		f.forgotAt = now
+		if err := f.fast.Forget(d.outer); err != nil {
+			f.n.log.Debug("learned path MTUs are not forgotten", "error", err)
+		}
 	}
 	return f.links.Send(device, b, to)
 }
@@ -188,7 +197,7 @@ func (f *fastPaths) apply(held []netip.Prefix, view *membership.View) (changed b
 		f.rule(held, now)
 	}
 	changed = f.judgeReady()
-	if f.guard == nil || f.upErr != nil || f.result.Err != nil {
+	if f.guard == nil || !f.up || f.result.Err != nil {
 		return changed
 	}
 	for id, p := range f.peers {
@@ -226,9 +235,13 @@ func (f *fastPaths) settle(res kernel.Result) {
 	}
 }
 
-// setUp sets the VXLAN devices up or down.
+// setUp sets the VXLAN devices up or down. One of them may fail: the result says which.
 func (f *fastPaths) setUp(up bool) {
-	f.upErr = f.fast.SetUp(up)
+	f.up = up
+	if f.upErr = f.fast.SetUp(up); f.upErr != nil {
+		_, res := f.fast.Check()
+		f.settle(res)
+	}
 }
 
 // setLinks has a socket on each device.

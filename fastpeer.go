@@ -260,7 +260,7 @@ func (p *fastPeer) devices(f *fastPaths) (d kernelDevices) {
 func (f *fastPaths) judgeReady() (changed bool) {
 	for _, p := range f.peers {
 		var ready encap.Flags
-		if f.guard != nil && f.upErr == nil && p.vxlan.Way != "" && f.vxlanErr(p.outer) == nil && f.firewall[0] == "" {
+		if f.guard != nil && f.up && p.vxlan.Way != "" && f.vxlanErr(p.outer) == nil && f.firewall[0] == "" {
 			ready |= encap.ReadyKernelVXLAN
 		}
 		if f.guard != nil && p.direct.Way != "" && len(p.senders) > 0 && f.firewall[1] == "" {

@@ -63,7 +63,7 @@ func TestUnit(t *testing.T) {
 		"Type":                "notify",
 		"StateDirectory":      strings.TrimPrefix(overlayd.DefaultStateDir, "/var/lib/"),
 		"RuntimeDirectory":    strings.TrimPrefix(overlayd.DefaultRunDir, "/run/"),
-		"AmbientCapabilities": "CAP_NET_ADMIN",
+		"AmbientCapabilities": "CAP_NET_ADMIN CAP_NET_RAW",
 		"DeviceAllow":         "/dev/net/tun rw",
 	} {
 		if got := u.one(t, key); got != want {
@@ -215,9 +215,26 @@ func TestTwoHosts(t *testing.T) {
 			return err
 		})
 	}
+	// With the unit's privileges they come to a path of the kernel's.
+	labtest.Eventually(t, limit, func() error {
+		cmd := exec.Command(binary, "peers", "--run-dir", runDirs[0])
+		out, err := hosts[0].Output(t.Context(), cmd)
+		if err == nil && !strings.Contains(string(out), " "+overlayd.PathDirect+" ") {
+			err = fmt.Errorf("the peers: %s", out)
+		}
+		return err
+	})
 	for i, p := range daemons {
 		stop(t, p)
 		managers[i].await(t, p, "STOPPING=1")
+		// The unit keeps what goes by the kernel, and its README says what ends that.
+		if _, err := os.Stat(filepath.Join(runDirs[i], "subnet.env")); err != nil {
+			t.Error(err)
+		}
+		cmd := exec.Command(binary, "cleanup", "--run-dir", runDirs[i])
+		if out, err := hosts[i].Output(t.Context(), cmd); err != nil || !strings.Contains(string(out), "overlay0-v4") {
+			t.Errorf("cleanup: %v: %s", err, out)
+		}
 		left := slices.DeleteFunc(hostState(t, hosts[i]), func(line string) bool {
 			return slices.Contains(before[i], line) || bridgeLine.MatchString(line)
 		})
@@ -247,7 +264,7 @@ func unitPrivileges(t *testing.T, u unit) *syscall.SysProcAttr {
 	t.Helper()
 	attr := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	for _, name := range strings.Fields(u.one(t, "AmbientCapabilities")) {
-		number, ok := map[string]uintptr{"CAP_NET_ADMIN": unix.CAP_NET_ADMIN}[name]
+		number, ok := map[string]uintptr{"CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_NET_RAW": unix.CAP_NET_RAW}[name]
 		if !ok {
 			t.Fatalf("AmbientCapabilities=%s is more than a node needs", name)
 		}

@@ -101,7 +101,7 @@ func (l *lane) prove(now time.Time) {
 	l.phase, l.nextAt, l.held = proving, now, false
 	l.rounds = l.rounds[:0]
 	l.sizes = newLadder(l.p.full, l.p.floor)
-	l.flush = true
+	l.flush = l.why != "" // it has failed before, perhaps for what the kernel had learned
 }
 
 // stop forgets all but the failures.

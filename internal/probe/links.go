@@ -146,7 +146,7 @@ func (l *Links) Echo(device string, peer [16]byte, to netip.Addr, round uint64) 
 	l.mu.Lock()
 	s := l.socks[linkKey{device, to.Is6()}]
 	l.mu.Unlock()
-	if s == nil {
+	if s == nil || s.echo == nil {
 		return errNoLink
 	}
 	var kind icmp.Type = ipv4.ICMPTypeEcho
@@ -224,13 +224,17 @@ func (l *Links) open(want Link, index int, a netip.Addr) (*linkSocks, error) {
 			s.send = append(s.send, pc.(*net.UDPConn))
 		}
 	}
+	l.wg.Go(func() { l.receive(s) })
+	// Without the right to a raw socket a silent daemon cannot be told from a dead host.
 	pc, err := lc.ListenPacket(ctx, raw, a.String())
+	if errors.Is(err, unix.EPERM) {
+		return s, nil
+	}
 	if err != nil {
 		s.close()
 		return nil, err
 	}
 	s.echo = pc.(*net.IPConn)
-	l.wg.Go(func() { l.receive(s) })
 	l.wg.Go(func() { l.hear(s) })
 	return s, nil
 }
