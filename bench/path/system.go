@@ -81,8 +81,9 @@ func openOverlayd(ctx context.Context, name, binary string, args ...string) (*sy
 	}
 	s.binary = binary
 	for _, h := range hosts {
+		// By IPv4 alone, as the VXLAN made by hand, and so with the same MTU.
 		cmd := exec.Command(binary, slices.Concat([]string{"run", "--name", h.Name(),
-			"--network", "100.96.0.0/16,fd96::/48", "--interface", "eth0", "--join", hosts[0].Addr4().String(),
+			"--network", "100.96.0.0/16,fd96::/48", "--advertise", h.Addr4().String(), "--join", hosts[0].Addr4().String(),
 			"--state-dir", filepath.Join(h.Dir(), "state"), "--run-dir", filepath.Join(h.Dir(), "run")}, args)...)
 		cmd.Env = daemonEnv()
 		p, err := h.Start(cmd, lab.StartOptions{Name: "overlayd"})
