@@ -14,8 +14,9 @@
 // stay unanswered, not time that passes: a prober that was stalled demotes nobody.
 //
 //   - A path is proven by three rounds in a row that are answered, of full size if
-//     those pass. If they do not, while one of the smallest size does, bisection
-//     finds the size that passes, and the path carries no more than that.
+//     those pass. If they do not, while one of the smallest size does, and full size
+//     is lost once more, bisection finds the size that passes, and the path carries no
+//     more than that.
 //   - While a peer is sent data, its path is tried every 150 ms, and a round may take
 //     300 ms and twice the round trip. A path that dies is left after three lost
 //     rounds, so 150 + 2 * 150 + 300 = 750 ms after it died at the latest. An idle

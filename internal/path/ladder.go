@@ -1,14 +1,16 @@
 package path
 
 // ladder finds the largest size that passes: full size first, then, if that is lost,
-// the smallest, and between the two by bisection. What it finds is to be answered
-// three times in a row.
+// the smallest, then full size again, since a loss says something about a size only
+// where another passes, and between the two by bisection. What it finds is to be
+// answered three times in a row.
 type ladder struct {
 	full, floor int
-	pass        int // the largest that has passed, 0: none
-	fail        int // the smallest that was lost, full+1: none
-	tries       int // losses in a row of the size that is tried
-	streak      int // answers in a row of the size that is to be proven
+	again       bool // full size has been given its second chance
+	pass        int  // the largest that has passed, 0: none
+	fail        int  // the smallest that was lost, full+1: none
+	tries       int  // losses in a row of the size that is tried
+	streak      int  // answers in a row of the size that is to be proven
 }
 
 // sizeGap is how many bytes are left untried.
@@ -27,7 +29,9 @@ func newLadder(full, floor int) ladder {
 }
 
 // done tells whether the size is found: pass.
-func (z *ladder) done() bool { return z.pass > 0 && (z.pass == z.full || z.fail-z.pass <= sizeGap) }
+func (z *ladder) done() bool {
+	return z.pass > 0 && (z.pass == z.full || z.fail <= z.full && z.fail-z.pass <= sizeGap)
+}
 
 // proven tells whether it has been answered often enough.
 func (z *ladder) proven() bool { return z.done() && z.streak >= needed }
@@ -50,6 +54,9 @@ func (z *ladder) passed(size int) {
 		return // of before the search has moved on
 	}
 	z.tries = 0
+	if z.pass == 0 && !z.again {
+		z.again, z.fail = true, z.full+1
+	}
 	if size > z.pass {
 		z.pass, z.streak = size, 0
 	}
