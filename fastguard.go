@@ -73,6 +73,7 @@ func (f *fastPaths) wantedGuard(held []netip.Prefix) *kernel.Guard {
 		}
 	}
 	slices.Sort(g.Underlays)
+	g.Indexes = f.k.Indexes(slices.Concat(g.VXLANs, g.Underlays, g.Inside)...)
 	ports := []uint16{n.cfg.UDPPort, n.cfg.VXLANPort, n.cfg.KernelVXLANPort}
 	for _, p := range f.peers {
 		for _, port := range []uint16{p.Ports.UDP, p.Ports.VXLAN, p.Ports.KernelVXLAN} {

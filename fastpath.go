@@ -189,6 +189,7 @@ func (f *fastPaths) apply(held []netip.Prefix, view *membership.View) (changed b
 	f.devices.Store(&devices)
 	f.wish = peers
 	f.settle(f.fast.Apply(nodeAddrs(held), peers, keep))
+	f.setGuard(held, keep) // the devices have an index now
 	if f.guard != nil && len(held) > 0 {
 		f.setUp(true)
 	}

@@ -47,6 +47,9 @@ type Guard struct {
 	// Len4 and Len6 are the lengths that subnets of the cluster usually have, by
 	// family; 0: there is none. They make no difference but in speed.
 	Len4, Len6 int
+	// Indexes are those of interfaces that are named here, as far as they are known. They
+	// make no difference but in speed.
+	Indexes map[string]uint32
 	// Peers are those that may send. Nobody else may.
 	Peers []GuardPeer
 }

@@ -95,8 +95,9 @@ func backwards(packets [][]byte) [][]byte {
 
 // Nothing reaches the VXLAN device in fragments, even from a peer: what a guard
 // sees of it may be the first 8 bytes.
-func TestGuardFragments(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardFragments(t *testing.T) { everyIndex(t, guardFragments) }
+
+func guardFragments(t *testing.T, g *guarded) {
 	const f = "guard_vxlan_fragment"
 	var attacks []attack
 	for _, inner4 := range []bool{true, false} {
@@ -152,8 +153,9 @@ func TestGuardFragments(t *testing.T) {
 }
 
 // Fragments of anything else come through, and those that are forwarded.
-func TestGuardOtherFragments(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardOtherFragments(t *testing.T) { everyIndex(t, guardOtherFragments) }
+
+func guardOtherFragments(t *testing.T, g *guarded) {
 	for _, four := range []bool{true, false} {
 		src, dst := g.underlay(3, four), g.underlay(1, four)
 		ear, err := g.hosts[0].ListenUDP(netip.AddrPortFrom(dst, 4790))

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ type guarded struct {
 	guard kernel.Guard
 	links []map[string]netlink.Link // by host
 	ears  map[bool]*net.UDPConn     // on the first host's VTEP addresses, by Is4
+	knows int                       // known, stale or unknown
 }
 
 const earPort = 7777
@@ -40,6 +42,25 @@ func vtep(n int, four bool) netip.Addr {
 		return netip.AddrFrom4([4]byte{100, 96, byte(n), 0})
 	}
 	return netip.AddrFrom16([16]byte{0xfd, 0x96, 7: byte(n)})
+}
+
+// What the guard knows of the devices.
+const (
+	known   = iota // their indexes, and which bridge is inside
+	stale          // indexes that they no longer have
+	unknown        // no index, and no bridge
+)
+
+// everyIndex runs a test with guards that know more of the devices or less.
+func everyIndex(t *testing.T, test func(*testing.T, *guarded)) {
+	for knows, name := range []string{"known", "stale", "unknown"} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuarded(t)
+			g.knows = knows
+			g.set()
+			test(t, g)
+		})
+	}
 }
 
 func newGuarded(t *testing.T) *guarded {
@@ -100,6 +121,19 @@ func (g *guarded) in(host int, f func(*netlink.Handle) error) {
 
 func (g *guarded) set() {
 	g.Helper()
+	names := slices.Concat(g.guard.VXLANs, g.guard.Underlays, g.guard.Inside)
+	g.guard.Indexes = g.k.Indexes(names...)
+	if len(g.guard.Indexes) != len(names) {
+		g.Fatalf("indexes of %v: %v", names, g.guard.Indexes)
+	}
+	switch g.knows {
+	case stale:
+		for name := range g.guard.Indexes {
+			g.guard.Indexes[name] += 1000
+		}
+	case unknown:
+		g.guard.Indexes = nil
+	}
 	g.ok(g.k.SetGuard(g.guard, false))
 }
 

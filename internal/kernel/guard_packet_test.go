@@ -30,8 +30,9 @@ func (g *guarded) underlay(n int, four bool) netip.Addr {
 }
 
 // What the kernel of a peer sends is delivered and counted.
-func TestGuardLetsPeersIn(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardLetsPeersIn(t *testing.T) { everyIndex(t, guardLetsPeersIn) }
+
+func guardLetsPeersIn(t *testing.T, g *guarded) {
 	for _, four := range []bool{true, false} {
 		res, err := g.hosts[1].Ping(t.Context(), lab.PingConfig{Dst: vtep(1, four), Count: 3, Interval: 10 * time.Millisecond})
 		g.ok(err)
@@ -52,8 +53,9 @@ func TestGuardLetsPeersIn(t *testing.T) {
 }
 
 // What comes from somebody else, or as somebody else, is not.
-func TestGuardVXLANSource(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardVXLANSource(t *testing.T) { everyIndex(t, guardVXLANSource) }
+
+func guardVXLANSource(t *testing.T, g *guarded) {
 	bothFamilies(func(outer4, inner4 bool) {
 		us, peer, stranger := g.underlay(1, outer4), g.underlay(2, outer4), g.underlay(3, outer4)
 		g.dropped("guard_vxlan_source", 1, func() {
@@ -86,8 +88,9 @@ func (g *guarded) superpacket(four bool, bodies ...[]byte) {
 
 // A peer that sends many datagrams as one superpacket is seen with the first
 // alone by the input hook.
-func TestGuardSuperpacket(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardSuperpacket(t *testing.T) { everyIndex(t, guardSuperpacket) }
+
+func guardSuperpacket(t *testing.T, g *guarded) {
 	bothFamilies(func(outer4, inner4 bool) {
 		good, bad := inVXLAN(datagram(vtep(2, inner4), "good1")), inVXLAN(datagram(vtep(3, inner4), "wrong"))
 		also := inVXLAN(datagram(vtep(2, inner4), "good2"))
@@ -103,8 +106,9 @@ func TestGuardSuperpacket(t *testing.T) {
 }
 
 // What is not for us, or is no packet, is dropped or left to others.
-func TestGuardVXLANFrames(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardVXLANFrames(t *testing.T) { everyIndex(t, guardVXLANFrames) }
+
+func guardVXLANFrames(t *testing.T, g *guarded) {
 	var attacks []attack
 	bothFamilies(func(outer4, inner4 bool) {
 		us, peer := g.underlay(1, outer4), g.underlay(2, outer4)
@@ -169,8 +173,9 @@ func packet0(packet []byte) []byte { return ethernet(vtepMAC(1), vtepMAC(2), pac
 func packet1(packet []byte) uint16 { return binary.BigEndian.Uint16(packet0(packet)) }
 
 // An odd outer header is no reason to drop what a peer may send.
-func TestGuardOddButGood(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardOddButGood(t *testing.T) { everyIndex(t, guardOddButGood) }
+
+func guardOddButGood(t *testing.T, g *guarded) {
 	for _, inner4 := range []bool{true, false} {
 		us, peer := g.underlay(1, true), g.underlay(2, true)
 		g.inject(2, g.onWire(ip4(peer, us, unix.IPPROTO_UDP, 1, 0, []byte{1, 1, 1, 0}, udp(peer, us, 5555, 4789, inVXLAN(datagram(vtep(2, inner4), "good"))))))

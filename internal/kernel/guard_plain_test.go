@@ -22,6 +22,10 @@ func (g *guarded) container() (c *lab.Container, bridge net.HardwareAddr) {
 	g.ok(err)
 	c, err = b.Container("c1")
 	g.ok(err)
+	if g.knows != unknown {
+		g.guard.Inside = []string{"br0"}
+		g.set()
+	}
 	g.in(0, func(nl *netlink.Handle) error {
 		l, err := nl.LinkByName("br0")
 		bridge = l.Attrs().HardwareAddr
@@ -41,8 +45,9 @@ func (g *guarded) listenAt(host int, at netip.AddrPort) {
 }
 
 // A container of the host does not pose as a peer, nor as the host.
-func TestGuardContainers(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardContainers(t *testing.T) { everyIndex(t, guardContainers) }
+
+func guardContainers(t *testing.T, g *guarded) {
 	c, bridge := g.container()
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	for _, four := range []bool{true, false} {
@@ -104,8 +109,9 @@ func TestGuardContainers(t *testing.T) {
 }
 
 // What is not in VXLAN comes from a direct peer, or from a container of ours.
-func TestGuardPlain(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardPlain(t *testing.T) { everyIndex(t, guardPlain) }
+
+func guardPlain(t *testing.T, g *guarded) {
 	c, bridge := g.container()
 	direct := guardPeer(2)
 	direct.Direct = []kernel.DirectSender{{Link: "eth0", MAC: [6]byte(g.mac(1, "eth0"))}}
@@ -168,8 +174,9 @@ func TestGuardPlain(t *testing.T) {
 }
 
 // What goes by a plain route to a direct peer is counted, and only that.
-func TestGuardCountsSent(t *testing.T) {
-	g := newGuarded(t)
+func TestGuardCountsSent(t *testing.T) { everyIndex(t, guardCountsSent) }
+
+func guardCountsSent(t *testing.T, g *guarded) {
 	third := guardPeer(3)
 	third.Direct = []kernel.DirectSender{{Link: "eth0", MAC: [6]byte(g.mac(2, "eth0"))}}
 	g.guard.Peers = append(g.guard.Peers, third)

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"encoding/binary"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -89,30 +88,66 @@ func (g *Guard) chains() []guardChain {
 // cannot send as this host, as it would behind a masquerade. That goes for traffic of
 // other hosts, too, which this host routes to a peer; it would have to be told from a
 // container's. What the host's own translation sends there (DNAT) is not seen here.
+//
+// Where the packets of peers come in, a device is known by its index, which is compared
+// at a fraction of what a name costs; what comes by another device, or by one that was
+// made anew meanwhile, is asked for its name.
 func (g *Guard) arrivalChains() []guardChain {
 	c := guardChain{name: "arrival", hook: nftables.ChainHookPrerouting, priority: beforeDefrag}
+	first := min(1, len(g.VXLANs)) // that of IPv4
+	for _, known := range []struct {
+		devs []string
+		to   string
+	}{{g.VXLANs[:first], "vxlan_destination"}, {g.Underlays, "outside"}, {g.Inside, "inside"}, {g.VXLANs[first:], "vxlan_destination"}} {
+		for _, dev := range known.devs {
+			if g.Indexes[dev] != 0 {
+				c.rules = append(c.rules, rule(g.cameBy(dev), gotoChain(known.to)))
+			}
+		}
+	}
 	for _, name := range g.vxlanNames() {
 		c.rules = append(c.rules, rule(meta(expr.MetaKeyIIFNAME, reg), compare(expr.CmpOpEq, name), gotoChain("vxlan_destination")))
 	}
+	c.rules = append(c.rules, gotoChain("outside"))
+
 	// Whole packets for the endpoints: most of them are VXLAN of peers.
+	outside := guardChain{name: "outside"}
 	for _, a := range g.Locals {
 		whole := masked(fragment4(), moreFragments|fragOffset4, expr.CmpOpEq, 0)
 		if a.Is6() { // no header stands between
 			whole = rule(load(expr.PayloadBaseNetworkHeader, offNext6, 1, reg), compare(expr.CmpOpEq, []byte{unix.IPPROTO_UDP}))
 		}
-		c.rules = append(c.rules, rule(family(a), within(offDest(a), single(a)), whole, accepted()))
+		outside.rules = append(outside.rules, rule(family(a), within(offDest(a), single(a)), whole, accepted()))
 	}
 	for _, n := range g.Networks {
-		c.rules = append(c.rules, rule(family(n.Addr()), within(offSource(n.Addr()), n), within(offDest(n.Addr()), n), gotoChain("plain")))
+		outside.rules = append(outside.rules, rule(family(n.Addr()), within(offSource(n.Addr()), n), within(offDest(n.Addr()), n), gotoChain("plain")))
 	}
-	c.rules = append(c.rules,
+	outside.rules = append(outside.rules,
 		rule(ipv4(), masked(fragment4(), moreFragments|fragOffset4, expr.CmpOpEq, moreFragments), gotoChain("first_fragment")),
 		rule(ipv6(), masked(fragment6(), fragOffset6, expr.CmpOpEq, 0), gotoChain("first_fragment")))
-	c.rules = append(c.rules, g.otherUDP()...)
-	c.rules = append(c.rules,
+	outside.rules = append(outside.rules, g.otherUDP()...)
+	outside.rules = append(outside.rules,
 		rule(ipv4(), load(expr.PayloadBaseNetworkHeader, offDest4, 4, reg), inMap(setOuter4), dropped(dropForwarded)),
 		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg), inMap(setOuter6), dropped(dropForwarded)))
-	return []guardChain{c}
+
+	// What a container of ours sends to a peer's subnet, at first sight.
+	inside := guardChain{name: "inside"}
+	for _, p := range g.Own {
+		if to := g.netLookup(p.Addr().Is4(), setSent4.pick(p.Addr()), sentKey(p.Addr().Is4()), reg+1); to != nil {
+			inside.rules = append(inside.rules, rule(family(p.Addr()), within(offSource(p.Addr()), p), to, accepted()))
+		}
+	}
+	inside.rules = append(inside.rules, gotoChain("outside"))
+	return []guardChain{outside, inside, c}
+}
+
+// cameBy matches what came in by a device: by its index, if that is known, and else by
+// its name.
+func (g *Guard) cameBy(dev string) []expr.Any {
+	if i := g.Indexes[dev]; i != 0 {
+		return rule(meta(expr.MetaKeyIIF, reg), compare(expr.CmpOpEq, native(i)))
+	}
+	return named(expr.MetaKeyIIFNAME, dev)
 }
 
 // vxlanNames are what the names of our VXLAN devices begin with, or, where they have
@@ -237,7 +272,7 @@ func (g *Guard) peersVXLAN() (rules [][]expr.Any) {
 					load(expr.PayloadBaseTransportHeader, offUDPDest, 2, reg), compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, g.Port)),
 					load(expr.PayloadBaseTransportHeader, offInnerEther, 2, reg), compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, ether)),
 					load(expr.PayloadBaseTransportHeader, offVNI, 4, reg), compare(expr.CmpOpEq, vni),
-					within(offDest(a), single(a)), named(expr.MetaKeyIIFNAME, dev),
+					within(offDest(a), single(a)), g.cameBy(dev),
 					sourceTo(four, reg), toMark(set), accepted()))
 			}
 		}
@@ -248,19 +283,25 @@ func (g *Guard) peersVXLAN() (rules [][]expr.Any) {
 // innerChains are the second step of letting VXLAN in. What comes out of a device
 // without a known mark is dropped, however it came in. Packets must come out one by
 // one, as guard_gro.go sees to it.
-func (g *Guard) innerChains() []guardChain {
-	source := guardChain{name: "vxlan_source"}
+func (g *Guard) innerChains() (all []guardChain) {
 	for _, four := range []bool{true, false} {
 		from := rule(meta(expr.MetaKeyMARK, reg), sourceTo(four, reg+1))
-		source.rules = append(source.rules, g.lookups(four, setVXLAN4, from, reg+1, unmark(), accepted())...)
+		all = append(all, guardChain{name: innerChain(four), rules: append(
+			g.lookups(four, setVXLAN4, from, reg+1, unmark(), accepted()), dropped(dropVXLANSource))})
 	}
-	source.rules = append(source.rules, dropped(dropVXLANSource))
 	destination := guardChain{name: "vxlan_destination"}
 	for _, p := range g.Own {
-		destination.rules = append(destination.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), gotoChain("vxlan_source")))
+		destination.rules = append(destination.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), gotoChain(innerChain(p.Addr().Is4()))))
 	}
 	destination.rules = append(destination.rules, dropped(dropVXLANDestination))
-	return []guardChain{source, destination}
+	return append(all, destination)
+}
+
+func innerChain(four bool) string {
+	if four {
+		return "vxlan_source4"
+	}
+	return "vxlan_source6"
 }
 
 // plainChains look at what comes in with a source and a destination in the
@@ -283,7 +324,7 @@ func (g *Guard) plainChains() []guardChain {
 	for _, four := range []bool{true, false} {
 		from := rule(meta(expr.MetaKeyIIFTYPE, reg), compare(expr.CmpOpEq, binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER)),
 			meta(expr.MetaKeyIIFNAME, reg), load(expr.PayloadBaseLLHeader, offEtherSrc, 6, reg+4), sourceTo(four, reg+6))
-		plain.rules = append(plain.rules, g.lookups(four, setDirect4, from, reg+6, gotoChain("plain_destination"))...)
+		plain.rules = append(plain.rules, prefixed(version(four), g.lookups(four, setDirect4, from, reg+6, gotoChain("plain_destination"))...)...)
 	}
 	for _, p := range g.Own {
 		plain.rules = append(plain.rules, rule(own(p), routedBack(), compare(expr.CmpOpNeq, native(0)), gotoChain("sent")))
@@ -299,7 +340,7 @@ func (g *Guard) plainChains() []guardChain {
 func (g *Guard) sentChains() []guardChain {
 	sent := guardChain{name: "sent"}
 	for _, four := range []bool{true, false} {
-		sent.rules = append(sent.rules, g.lookups(four, setSent4, rule([]expr.Any{&expr.Immediate{Register: reg, Data: native(0)}}, destTo(four, reg+1)), reg+1, accepted())...)
+		sent.rules = append(sent.rules, prefixed(version(four), g.lookups(four, setSent4, sentKey(four), reg+1, accepted())...)...)
 	}
 	local := guardChain{name: "local", hook: nftables.ChainHookOutput, priority: afterSNAT}
 	for _, n := range g.Networks {
@@ -308,172 +349,7 @@ func (g *Guard) sentChains() []guardChain {
 	return []guardChain{sent, local}
 }
 
-// lookups are the rules that look an address up which load has put behind what else is
-// in the key, at register at: as one of a subnet of the usual length, then among the
-// intervals. set is that of intervals of IPv4.
-func (g *Guard) lookups(four bool, set guardSet, load []expr.Any, at uint32, then ...[]expr.Any) (rules [][]expr.Any) {
-	version, bits, size := ipv6(), g.Len6, uint32(16)
-	if four {
-		version, bits, size = ipv4(), g.Len4, 4
-	} else {
-		set++
-	}
-	if bits > 0 {
-		mask := net.CIDRMask(bits, int(size)*8)
-		rules = append(rules, rule(version, load,
-			[]expr.Any{&expr.Bitwise{SourceRegister: at, DestRegister: at, Len: size, Mask: mask, Xor: make([]byte, size)}},
-			in(set.net()), slices.Concat(then...)))
-	}
-	return append(rules, rule(version, load, in(set), slices.Concat(then...)))
-}
-
-// sourceTo and destTo load an address of the network header.
-func sourceTo(four bool, register uint32) []expr.Any {
-	if four {
-		return load(expr.PayloadBaseNetworkHeader, offSource4, 4, register)
-	}
-	return load(expr.PayloadBaseNetworkHeader, offSource6, 16, register)
-}
-
-func destTo(four bool, register uint32) []expr.Any {
-	if four {
-		return load(expr.PayloadBaseNetworkHeader, offDest4, 4, register)
-	}
-	return load(expr.PayloadBaseNetworkHeader, offDest6, 16, register)
-}
-
-// The words that rules are made of.
-
-func rule(parts ...[]expr.Any) []expr.Any { return slices.Concat(parts...) }
-
-func accepted() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
-
-func dropped(reason string) []expr.Any {
-	return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: reason}, &expr.Verdict{Kind: expr.VerdictDrop}}
-}
-
-func gotoChain(name string) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: name}}
-}
-
-func meta(key expr.MetaKey, register uint32) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: key, Register: register}}
-}
-
-func compare(op expr.CmpOp, data []byte) []expr.Any {
-	return []expr.Any{&expr.Cmp{Op: op, Register: reg, Data: data}}
-}
-
-func load(base expr.PayloadBase, offset, size, register uint32) []expr.Any {
-	return []expr.Any{&expr.Payload{DestRegister: register, Base: base, Offset: offset, Len: size}}
-}
-
-func native(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
-
-func ipv4() []expr.Any {
-	return rule(meta(expr.MetaKeyNFPROTO, reg), compare(expr.CmpOpEq, []byte{unix.NFPROTO_IPV4}))
-}
-
-func ipv6() []expr.Any {
-	return rule(meta(expr.MetaKeyNFPROTO, reg), compare(expr.CmpOpEq, []byte{unix.NFPROTO_IPV6}))
-}
-
-func family(a netip.Addr) []expr.Any {
-	if a.Is4() {
-		return ipv4()
-	}
-	return ipv6()
-}
-
-func offSource(a netip.Addr) uint32 {
-	if a.Is4() {
-		return offSource4
-	}
-	return offSource6
-}
-
-func offDest(a netip.Addr) uint32 {
-	if a.Is4() {
-		return offDest4
-	}
-	return offDest6
-}
-
-// within matches an address of the network header that lies in p.
-func within(offset uint32, p netip.Prefix) []expr.Any {
-	n := ipNet(p.Masked())
-	size := uint32(len(n.IP))
-	if p.IsSingleIP() {
-		return rule(load(expr.PayloadBaseNetworkHeader, offset, size, reg), compare(expr.CmpOpEq, n.IP))
-	}
-	return rule(load(expr.PayloadBaseNetworkHeader, offset, size, reg),
-		[]expr.Any{&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: size, Mask: n.Mask, Xor: make([]byte, size)}},
-		compare(expr.CmpOpEq, n.IP))
-}
-
-func notUDP() []expr.Any {
-	return rule(meta(expr.MetaKeyL4PROTO, reg), compare(expr.CmpOpNeq, []byte{unix.IPPROTO_UDP}))
-}
-
-// notPort matches UDP that is seen to go to none of the ports.
-func notPort(ports ...uint16) []expr.Any {
-	parts := load(expr.PayloadBaseTransportHeader, offUDPDest, 2, reg)
-	for _, p := range ports {
-		parts = append(parts, compare(expr.CmpOpNeq, binary.BigEndian.AppendUint16(nil, p))...)
-	}
-	return parts
-}
-
-// fragment4 and fragment6 load the 16 bits with the fragment offset; fragment6
-// matches only what has a fragment header.
-func fragment4() []expr.Any { return load(expr.PayloadBaseNetworkHeader, offFragment4, 2, reg) }
-
-func fragment6() []expr.Any {
-	return []expr.Any{&expr.Exthdr{DestRegister: reg, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}}
-}
-
-// masked compares 16 loaded bits under a mask.
-func masked(loaded []expr.Any, mask uint16, op expr.CmpOp, value uint16) []expr.Any {
-	return rule(loaded,
-		[]expr.Any{&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 2, Mask: binary.BigEndian.AppendUint16(nil, mask), Xor: make([]byte, 2)}},
-		compare(op, binary.BigEndian.AppendUint16(nil, value)))
-}
-
-// named matches an interface by its name, as a device may be made anew.
-func named(key expr.MetaKey, dev string) []expr.Any {
-	return rule(meta(key, reg), compare(expr.CmpOpEq, ifName(dev)))
-}
-
-// ifName is a name as nftables compares it: IFNAMSIZ bytes (linux/include/uapi/linux/if.h).
-func ifName(dev string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, dev)
-	return b
-}
-
-// routedBack loads the interface by which the packet's source is reached if
-// that is the one it came in by, else 0: `fib saddr . iif oif`.
-func routedBack() []expr.Any {
-	return []expr.Any{&expr.Fib{Register: reg, FlagSADDR: true, FlagIIF: true, ResultOIF: true}}
-}
-
-// in matches if the registers are an element of the set, whose counter counts
-// the packet.
-func in(s guardSet) []expr.Any {
-	return []expr.Any{&expr.Lookup{SourceRegister: reg, SetName: s.String()}}
-}
-
-// inMap matches if the registers are a key of the map.
-func inMap(s guardSet) []expr.Any {
-	return []expr.Any{&expr.Lookup{SourceRegister: reg, DestRegister: regResult, IsDestRegSet: true, SetName: s.String()}}
-}
-
-// toMark gives the packet the mark that the map has for the registers.
-func toMark(s guardSet) []expr.Any {
-	return append(inMap(s), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: regResult})
-}
-
-func unmark() []expr.Any {
-	return []expr.Any{&expr.Immediate{Register: reg, Data: native(0)},
-		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg}}
+// sentKey loads the key of the sets of what is sent.
+func sentKey(four bool) []expr.Any {
+	return rule([]expr.Any{&expr.Immediate{Register: reg, Data: native(0)}}, destTo(four, reg+1))
 }

@@ -113,7 +113,7 @@ func tampering() map[string]func(c *nftables.Conn, t *nftables.Table) error {
 			return nil
 		},
 		"rule put first": func(c *nftables.Conn, t *nftables.Table) error {
-			c.InsertRule(&nftables.Rule{Table: t, Chain: &nftables.Chain{Table: t, Name: "vxlan_source"}, Exprs: accept})
+			c.InsertRule(&nftables.Rule{Table: t, Chain: &nftables.Chain{Table: t, Name: "vxlan_source4"}, Exprs: accept})
 			return nil
 		},
 		"rule deleted": func(c *nftables.Conn, t *nftables.Table) error {
@@ -219,7 +219,7 @@ func (x *host) guardChains() (all []uint64) {
 	c, err := nftables.New()
 	x.ok(err)
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: "overlayd-overlay0"}
-	for _, name := range []string{"arrival", "first_fragment", "vxlan", "vxlan_source", "plain"} {
+	for _, name := range []string{"arrival", "first_fragment", "vxlan", "vxlan_source4", "plain"} {
 		rules, err := c.GetRules(table, &nftables.Chain{Table: table, Name: name})
 		x.ok(err)
 		for _, r := range rules {

@@ -23,6 +23,21 @@ type Link struct {
 	Addrs []netip.Prefix
 }
 
+// Indexes returns the indexes of those of the interfaces that exist.
+func (k *Kernel) Indexes(names ...string) map[string]uint32 {
+	indexes := make(map[string]uint32)
+	if k.lock() != nil {
+		return indexes
+	}
+	defer k.mu.Unlock()
+	for _, name := range names {
+		if l, err := k.h.LinkByName(name); err == nil {
+			indexes[name] = uint32(l.Attrs().Index)
+		}
+	}
+	return indexes
+}
+
 // Underlay describes the interface ifname. Its addresses come in this order:
 // IPv4 first; then global scope before narrower ones; then by how long they
 // will be good for: not deprecated, not tentative (its duplicate address
