@@ -332,7 +332,6 @@ func thousandPeers(t *testing.T, n int) {
 	t.Logf("%d peers: %d kB of memory", n, (int64(used())-int64(memory))/1000)
 	timed("Apply of the same", func() { a.apply(peers...) })
 	timed("Check", func() { a.stands() })
-	timed("Used", func() { _, err := a.f.Used(); a.ok(err) })
 	timed("Forget", func() { a.ok(a.f.Forget(peers[n/2].Outer)) })
 	peers[n/2].Outer = netip.MustParseAddr("198.51.99.99")
 	timed("Apply of one change", func() { a.apply(peers...) })

@@ -225,9 +225,8 @@ func (k *Kernel) deleteRule(r netlink.Rule) error {
 
 // fdbEntry is an entry of a VXLAN device's forwarding database.
 type fdbEntry struct {
-	mac  [6]byte
-	dst  fdbDst
-	used uint32 // USER_HZ ticks since it was used
+	mac [6]byte
+	dst fdbDst
 }
 
 // readFDB lists the FDB of a VXLAN device. The caller holds k.mu.
@@ -251,7 +250,7 @@ func (k *Kernel) readFDB(index int) ([]fdbEntry, error) {
 		if n.LinkIndex != index || n.Flags&netlink.NTF_SELF == 0 {
 			continue
 		}
-		e := fdbEntry{used: n.Used}
+		var e fdbEntry
 		copy(e.mac[:], n.HardwareAddr)
 		addr, _ := netip.AddrFromSlice(n.IP)
 		e.dst = fdbDst{addr: addr.Unmap(), odd: n.State&netlink.NUD_PERMANENT == 0 || n.VNI != 0 || hasPort(m)}

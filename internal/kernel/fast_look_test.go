@@ -75,45 +75,6 @@ func TestOnLink(t *testing.T) {
 	is(b.host.Addr4(), "")
 }
 
-func TestFastUsed(t *testing.T) {
-	n := fastNodes(t, 3)
-	a, b, c := n[0], n[1], n[2]
-	ready(a, b, c)
-	ids := [2][16]byte{b.peer(netip.Addr{}, 0).ID, c.peer(netip.Addr{}, 0).ID}
-	used := func() (ofB, ofC time.Duration) {
-		t.Helper()
-		m, err := a.f.Used()
-		a.ok(err)
-		if len(m) != 2 {
-			t.Fatalf("%v", m)
-		}
-		return m[ids[0]], m[ids[1]]
-	}
-	labtest.Eventually(t, 5*time.Second, func() error {
-		if ofB, ofC := used(); ofB < 200*time.Millisecond || ofC < 200*time.Millisecond {
-			return fmt.Errorf("used %v and %v ago", ofB, ofC)
-		}
-		return nil
-	})
-	// Reading it is no use of it, nor is Check, nor setting the same once more.
-	a.stands()
-	a.apply(b.peer(b.host.Addr4(), kernel.FastVXLAN), c.peer(c.host.Addr4(), kernel.FastVXLAN))
-	if ofB, ofC := used(); ofB < 200*time.Millisecond || ofC < 200*time.Millisecond {
-		t.Errorf("used %v and %v ago", ofB, ofC)
-	}
-	_, before := used()
-	a.pings(b)
-	ofB, ofC := used()
-	if ofB >= before || ofC < before {
-		t.Errorf("used %v ago, after a packet; the other %v, %v before", ofB, ofC, before)
-	}
-	// Another peer without VXLAN is not in it.
-	a.apply(b.direct(kernel.FastDirect))
-	if m, err := a.f.Used(); err != nil || len(m) != 0 {
-		t.Errorf("%v, %v", m, err)
-	}
-}
-
 func TestFastWatch(t *testing.T) {
 	n := fastNodes(t, 2)
 	a, b := n[0], n[1]

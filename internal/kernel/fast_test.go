@@ -254,11 +254,10 @@ func TestFastClosed(t *testing.T) {
 	a.ok(a.k.Close())
 	_, check := a.f.Check()
 	_, remove := a.f.Remove()
-	_, used := a.f.Used()
 	_, why := a.k.OnLink(a.host.Addr4())
 	_, fresh := a.k.NewFast(a.cfg)
 	for name, err := range map[string]error{
-		"Apply": a.f.Apply(nil, nil, false).Err, "Check": check.Err, "SetUp": a.f.SetUp(true), "Remove": remove, "Used": used,
+		"Apply": a.f.Apply(nil, nil, false).Err, "Check": check.Err, "SetUp": a.f.SetUp(true), "Remove": remove,
 		"Forget": a.f.Forget(a.host.Addr4()), "Watch": a.f.Watch(t.Context(), func() {}), "NewFast": fresh,
 	} {
 		if !errors.Is(err, kernel.ErrClosed) {
@@ -288,7 +287,6 @@ func TestFastTogether(t *testing.T) {
 	for _, do := range []func() error{
 		func() error { a.f.Apply(a.own, []kernel.FastPeer{p}, false); return nil },
 		func() error { _, res := a.f.Check(); return res.Err },
-		func() error { _, err := a.f.Used(); return err },
 		func() error { return a.f.Forget(b.host.Addr6()) },
 		func() error { return a.f.SetUp(true) },
 		func() error { a.k.OnLink(b.host.Addr4()); a.f.Adopted(); return nil },
