@@ -29,9 +29,10 @@ type strangers struct {
 	unknown uint64   // as counted a second ago
 	dropped []uint64 // by each socket, as seen last
 	// checksums tells how many datagrams the host has dropped for their checksum, of
-	// which wrong were seen last.
-	checksums func() (uint64, bool)
-	wrong     uint64
+	// which wrong were seen last. Spare are those of the last second that no socket of
+	// ours had shown: it may have been read a moment too early.
+	checksums    func() (uint64, bool)
+	wrong, spare uint64
 }
 
 func newStrangers(d *Drops, conns []batchConn) *strangers {
@@ -60,8 +61,10 @@ func (s *strangers) tick(table func() *Table) {
 	}
 	// A socket's counter does not tell why, and the host's not for whom.
 	if now, ok := s.checksums(); ok {
-		wrong := min(lost, max(now, s.wrong)-s.wrong)
+		fresh := max(now, s.wrong) - s.wrong
+		wrong := min(lost, s.spare+fresh)
 		s.drops.Add(RxChecksum, wrong)
+		s.spare = min(fresh, s.spare+fresh-wrong)
 		lost, s.wrong = lost-wrong, now
 	}
 	if s.on {

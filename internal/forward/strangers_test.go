@@ -90,7 +90,13 @@ func TestStrangers(t *testing.T) {
 	b.lost += 8
 	s.tick(load)
 	want("some wrong, some too many", false, unknown, 17)
+	wrong += 2 // the socket is looked at before it shows them
+	s.tick(load)
+	b.lost += 2
+	s.tick(load)
+	want("seen late", false, unknown, 17)
 	wrong += 50 // somebody else's
+	s.tick(load)
 	s.tick(load)
 	b.lost += 4
 	s.tick(load)
@@ -98,11 +104,11 @@ func TestStrangers(t *testing.T) {
 	told, wrong = false, 0 // it cannot be read
 	b.lost += 2
 	s.tick(load)
-	told, wrong = true, 153
+	told, wrong = true, 155
 	b.lost++
 	s.tick(load)
 	want("of nobody", false, unknown, 24)
-	if n := d.Count(RxChecksum); n != 13 {
+	if n := d.Count(RxChecksum); n != 15 {
 		t.Errorf("%d wrong checksums", n)
 	}
 
