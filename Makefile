@@ -8,8 +8,14 @@ FUZZTIME ?= 10s
 # For "make test TESTFLAGS=-v", or PKGS=./tunnel.
 PKGS    ?= ./...
 TESTFLAGS ?=
-# For "make bench-path BENCHFLAGS='-rounds 1'".
+# For "make bench BENCHFLAGS='--paths kernel-vxlan,userspace-udp --rounds 9'".
 BENCHFLAGS ?=
+# For "make bench FLANNELD=path"; ETCD=path where etcd is not in PATH.
+FLANNELD ?=
+ETCD     ?=
+# What "make bench-micro" runs, and how often.
+MICRO    ?= .
+COUNT    ?= 6
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -s -w -X github.com/overlayd/overlayd.Version=$(VERSION)
@@ -21,7 +27,7 @@ export GOFLAGS
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo test lint fuzz bench-path install clean
+.PHONY: all build demo test lint fuzz bench bench-build bench-quick bench-flood bench-micro install clean
 
 all: build
 
@@ -56,8 +62,25 @@ lint: ## formatting, vet, staticcheck
 fuzz: ## each Fuzz function for FUZZTIME
 	GO="$(GO)" .ci/fuzz $(FUZZTIME)
 
-bench-path: build ## the userspace path beside a VXLAN of the kernel; needs root
-	$(GO) run ./bench/path -overlayd $(OUT) $(BENCHFLAGS)
+# Built and run, not "go run": a signal reaches the program itself.
+bench-build: build
+	$(GO) build -o bin/overlayd-bench ./bench
+
+bench: export FLANNELD := $(FLANNELD)
+bench: export ETCD := $(ETCD)
+bench: bench-build ## every path and other systems side by side, into bench/out; needs root, takes 10 minutes
+	bin/overlayd-bench --overlayd $(OUT) $(BENCHFLAGS)
+
+bench-quick: bench-build ## the same in 2 minutes, less exact, with nothing installed
+	bin/overlayd-bench --overlayd $(OUT) --quick $(BENCHFLAGS)
+
+bench-flood: build ## what junk of a stranger leaves of a TCP stream
+	$(GO) run ./bench/flood -overlayd $(OUT) $(BENCHFLAGS)
+
+bench-micro: ## the parts by themselves: bench/out/micro.txt is for benchstat
+	mkdir -p bench/out
+	$(GO) test -run '^$$' -bench '$(MICRO)' -benchmem -count $(COUNT) ./tunnel ./encap ./internal/forward ./membership >bench/out/micro.txt; \
+		code=$$?; cat bench/out/micro.txt; exit $$code
 
 install: build ## into PREFIX, /usr/local by default; DESTDIR for packages
 	install -d $(DESTDIR)$(PREFIX)/bin

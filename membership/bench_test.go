@@ -110,3 +110,29 @@ func BenchmarkStoreSize(b *testing.B) {
 		runtime.KeepAlive(s)
 	}
 }
+
+// BenchmarkMerge is the merge of one claim of 10,000 that is new, and of one that is known.
+func BenchmarkMerge(b *testing.B) {
+	var claims []Claim
+	for _, c := range manyClaims(benchClaims) {
+		claims = append(claims, c)
+	}
+	for _, known := range []bool{false, true} {
+		b.Run(map[bool]string{false: "new", true: "known"}[known], func(b *testing.B) {
+			b.ReportAllocs()
+			s := newStore()
+			for _, c := range claims {
+				s.merge(c, time.Unix(0, 0))
+			}
+			for i := 0; b.Loop(); i++ {
+				c := claims[i%len(claims)]
+				if !known {
+					c.Version += uint64(i/len(claims)) + 1
+				}
+				if changed, err := s.merge(c, time.Unix(0, 0)); err != nil || changed == known {
+					b.Fatal(changed, err)
+				}
+			}
+		})
+	}
+}

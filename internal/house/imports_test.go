@@ -75,7 +75,7 @@ func rooms(s *source) (bad []string) {
 			}
 		case under(s.dir, "cmd"), under(s.dir, "bench"):
 			// The demo and the benchmarks need hosts to run on.
-			if to != placeRoot && !under(to, placeLab) && !under(to, s.dir) && !(under(s.dir, "bench") && underAny(to, libraries)) {
+			if to != placeRoot && !under(to, placeLab) && !under(to, s.dir) && !(under(s.dir, "bench") && (under(to, "bench") || underAny(to, libraries))) {
 				say("use the root package, as any other program does")
 			}
 		case under(s.dir, "examples"):

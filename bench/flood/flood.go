@@ -21,6 +21,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/bench/load"
+	"github.com/overlayd/overlayd/bench/report"
 	"github.com/overlayd/overlayd/internal/kernel/lab"
 )
 
@@ -42,7 +44,7 @@ type junk struct {
 	name     string
 	title    string
 	segments int // datagrams for one send: 1, or what UDP_SEGMENT cuts
-	datagram func(s *system) []byte
+	datagram func(s *target) []byte
 }
 
 var junks = []junk{
@@ -52,21 +54,21 @@ var junks = []junk{
 	{"inner", "inner IP packets", 1, innerPacket},
 }
 
-func garbage(size int) func(*system) []byte {
+func garbage(size int) func(*target) []byte {
 	b := make([]byte, size)
 	for i := range b {
 		b[i] = byte(rand.Uint32())
 	}
-	return func(*system) []byte { return b }
+	return func(*target) []byte { return b }
 }
 
 // innerPacket is what A could send to B: UDP without a checksum, of the size of
 // the MTU.
-func innerPacket(s *system) []byte {
-	b := make([]byte, s.mtu)
+func innerPacket(s *target) []byte {
+	b := make([]byte, s.MTU)
 	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
 	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
-	src, dst := s.a.Addr4().As4(), s.b.Addr4().As4()
+	src, dst := s.A.Addr.As4(), s.B.Addr.As4()
 	copy(b[12:], src[:])
 	copy(b[16:], dst[:])
 	sum := uint32(0)
@@ -98,13 +100,13 @@ type ledger struct {
 
 // measureFlood measures one TCP stream from A to B without junk, with junk that
 // B's kernel drops, and with junk that reaches B's daemon.
-func measureFlood(ctx context.Context, w io.Writer, s *system, binary string, junks []junk, rounds int, length time.Duration) error {
-	for _, pid := range []int{0, s.daemons[0].PID(), s.daemons[1].PID()} {
+func measureFlood(ctx context.Context, w io.Writer, s *target, binary string, junks []junk, rounds int, length time.Duration) error {
+	for _, pid := range []int{0, s.Daemons[0][0].PID(), s.Daemons[1][0].PID()} {
 		if err := pin(pid, false); err != nil {
 			return err
 		}
 	}
-	victim := s.b.Host()
+	victim := s.Hosts[1]
 	all := make([]kept, len(junks))
 	books := make([]ledger, len(junks))
 	var clean []float64
@@ -151,8 +153,8 @@ func floodTime(length time.Duration) time.Duration { return settle + length + se
 // how many datagrams of it the stranger sent a second. The flow is there first. It
 // is measured by what its receiver's kernel has, so that nothing counts which
 // arrives before the junk or after it.
-func flowUnder(ctx context.Context, s *system, j *junk, length time.Duration) (gbps, sent float64, err error) {
-	client, server, err := connect(s)
+func flowUnder(ctx context.Context, s *target, j *junk, length time.Duration) (gbps, sent float64, err error) {
+	client, server, err := load.Connect(s.System)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -161,25 +163,25 @@ func flowUnder(ctx context.Context, s *system, j *junk, length time.Duration) (g
 		return 0, 0, err
 	}
 	defer unix.Close(watch)
-	sink, err := play(ctx, "sink", length, server)
+	sink, err := load.Start(ctx, s.B.Namespace, "sink", length, server, nil)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer sink.kill()
-	source, err := play(ctx, "source", time.Hour, client)
+	defer sink.Kill()
+	source, err := load.Start(ctx, s.A.Namespace, "source", time.Hour, client, nil)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer source.kill()
+	defer source.Kill()
 	time.Sleep(settle)
-	var stranger *program
+	var stranger *load.Program
 	if j != nil {
 		if stranger, err = s.flood(ctx, *j, floodTime(length)); err != nil {
 			return 0, 0, err
 		}
 		defer func() {
 			if err != nil {
-				stranger.kill()
+				stranger.Kill()
 			}
 		}()
 	}
@@ -196,20 +198,24 @@ func flowUnder(ctx context.Context, s *system, j *junk, length time.Duration) (g
 	}
 	gbps = float64(after.Bytes_received-before.Bytes_received) * 8 / time.Since(began).Seconds() / 1e9
 	if stranger != nil {
-		n, err := stranger.result()
+		numbers, err := stranger.Result()
+		if err != nil {
+			return gbps, 0, err
+		}
+		n := numbers[0]
 		return gbps, float64(n) / floodTime(length).Seconds(), err
 	}
 	return gbps, 0, nil
 }
 
 // flood starts to send junk from the stranger to host B.
-func (s *system) flood(ctx context.Context, j junk, length time.Duration) (*program, error) {
+func (s *target) flood(ctx context.Context, j junk, length time.Duration) (*load.Program, error) {
 	datagram := j.datagram(s)
-	fd, err := socket(s.stranger.Namespace, unix.SOCK_DGRAM)
+	fd, err := load.NewSocket(s.stranger.Namespace, unix.SOCK_DGRAM)
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: s.b.Host().Addr4().As4(), Port: dataPort})
+	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: s.Hosts[1].Addr4().As4(), Port: dataPort})
 	if err == nil && j.segments > 1 {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, len(datagram))
 	}
@@ -217,12 +223,12 @@ func (s *system) flood(ctx context.Context, j junk, length time.Duration) (*prog
 		unix.Close(fd)
 		return nil, fmt.Errorf("socket for junk: %w", err)
 	}
-	return feed(ctx, "flood", length, fd, bytes.NewReader(bytes.Repeat(datagram, j.segments)))
+	return load.Start(ctx, s.stranger.Namespace, "flood", length, fd, bytes.NewReader(bytes.Repeat(datagram, j.segments)))
 }
 
 // keep adds up what becomes of junk while fn sends it. fn returns for how long it
 // did, and how many datagrams.
-func (l *ledger) keep(ctx context.Context, s *system, binary string, fn func() (time.Duration, int64, error)) error {
+func (l *ledger) keep(ctx context.Context, s *target, binary string, fn func() (time.Duration, int64, error)) error {
 	before, err := look(ctx, s, binary)
 	if err != nil {
 		return err
@@ -250,8 +256,8 @@ func (l *ledger) keep(ctx context.Context, s *system, binary string, fn func() (
 }
 
 // look reads host B's counters.
-func look(ctx context.Context, s *system, binary string) (l ledger, err error) {
-	victim, daemon := s.b.Host(), s.daemons[1]
+func look(ctx context.Context, s *target, binary string) (l ledger, err error) {
+	victim, daemon := s.Hosts[1], s.Daemons[1][0]
 	log, err := os.ReadFile(daemon.LogFile())
 	if err != nil {
 		return l, err
@@ -303,13 +309,13 @@ func udpCounters(h *lab.Host) (counters map[string]uint64, err error) {
 }
 
 func printFlood(w io.Writer, junks []junk, clean []float64, all []kept, books []ledger) {
-	fmt.Fprintf(w, "TCP, one stream, without junk: %.4g Gb/s (medians of %d)\n\n", median(clean), len(clean))
+	fmt.Fprintf(w, "TCP, one stream, without junk: %.4g Gb/s (medians of %d)\n\n", report.Median(clean), len(clean))
 	fmt.Fprintf(w, "%-26s%22s%26s%10s%8s\n", "junk", "kernel drops it", "it reaches overlayd", "ratio", "goal")
 	flow := func(gbps, sent []float64) string {
-		return fmt.Sprintf("%.3g Gb/s, %.3g M/s", median(gbps), median(sent)/1e6)
+		return fmt.Sprintf("%.3g Gb/s, %.3g M/s", report.Median(gbps), report.Median(sent)/1e6)
 	}
 	for i, k := range all {
-		ratio := median(k.reached) / median(k.dropped)
+		ratio := report.Median(k.reached) / report.Median(k.dropped)
 		fmt.Fprintf(w, "%-26s%22s%26s%10.2f%8s  %s\n", junks[i].title, flow(k.dropped, k.sentDropped),
 			flow(k.reached, k.sentToOverlay), ratio, fmt.Sprintf(">=%.2f", floodGoal), verdict(ratio >= floodGoal))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/overlayd/overlayd/bench/load"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,16 +25,16 @@ type mmsghdr struct {
 // flood sends what it reads from its standard input, again and again, as fast as
 // it can, and returns how many datagrams that were: the socket may cut what it is
 // given.
-func flood(length time.Duration) (sent int64, err error) {
+func flood(length time.Duration) (numbers []int64, err error) {
 	if err := pin(0, true); err != nil {
-		return 0, err
+		return nil, err
 	}
 	message, err := io.ReadAll(os.Stdin)
 	if err != nil || len(message) == 0 {
-		return 0, errors.Join(errors.New("no junk"), err)
+		return nil, errors.Join(errors.New("no junk"), err)
 	}
 	datagrams := int64(1)
-	if size, err := unix.GetsockoptInt(roleSocket, unix.IPPROTO_UDP, unix.UDP_SEGMENT); err == nil && size > 0 {
+	if size, err := unix.GetsockoptInt(load.Socket, unix.IPPROTO_UDP, unix.UDP_SEGMENT); err == nil && size > 0 {
 		datagrams = int64((len(message) + size - 1) / size)
 	}
 	iov := unix.Iovec{Base: &message[0]}
@@ -43,17 +44,18 @@ func flood(length time.Duration) (sent int64, err error) {
 		batch[i].hdr = unix.Msghdr{Iov: &iov}
 		batch[i].hdr.SetIovlen(1)
 	}
+	var sent int64
 	for end := time.Now().Add(length); time.Now().Before(end); {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, roleSocket, uintptr(unsafe.Pointer(&batch[0])), uintptr(len(batch)), 0, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, load.Socket, uintptr(unsafe.Pointer(&batch[0])), uintptr(len(batch)), 0, 0, 0)
 		switch errno {
 		case 0:
 			sent += int64(n) * datagrams
 		case unix.EINTR, unix.ENOBUFS:
 		default:
-			return 0, errno
+			return nil, errno
 		}
 	}
-	return sent, nil
+	return []int64{sent}, nil
 }
 
 // pin gives all threads of a process, or of this one with 0, the stranger's
