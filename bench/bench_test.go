@@ -108,8 +108,9 @@ func within(t *testing.T, what string, got, want float64) {
 // TestReport: what forwards a packet for each call copies each once to user and once from
 // user on each host, and what the kernel forwards crosses in no process of ours.
 func TestReport(t *testing.T) {
+	t.Parallel()
 	overlayd := build(t, nil)
-	r := measure(t, overlayd, "underlay", "kernel-vxlan-by-hand", "kernel-vxlan", "userspace-udp", "userspace-udp-no-offload", "flannel-udp")
+	r := measure(t, overlayd, "kernel-vxlan-by-hand", "kernel-vxlan", "userspace-udp", "userspace-udp-no-offload", "flannel-udp")
 	for _, p := range r.Paths {
 		if p.Name == "flannel-udp" {
 			if p.Ran || !strings.Contains(p.Reason, "FLANNELD") || p.TCPGbps != 0 {
@@ -144,9 +145,9 @@ func TestReport(t *testing.T) {
 	if offloads.CopiesToUser > 0.3 || offloads.CopiesToUser == 0 {
 		t.Errorf("copies with offload: %v", offloads.CopiesToUser)
 	}
-	for _, name := range []string{"underlay", "kernel-vxlan-by-hand", "kernel-vxlan"} {
+	for _, name := range []string{"kernel-vxlan-by-hand", "kernel-vxlan"} {
 		p := r.Path(name)
-		if p.CopiesToUser != 0 || p.CopiesFromUser != 0 || p.BytesCopied != 0 || p.Syscalls > 0.01 {
+		if p.CopiesToUser != 0 || p.CopiesFromUser != 0 || p.BytesCopied != 0 || p.Syscalls != 0 || p.ContextSwitches != 0 {
 			t.Errorf("%s: copies %v and %v, %v bytes, %v calls", name, p.CopiesToUser, p.CopiesFromUser, p.BytesCopied, p.Syscalls)
 		}
 	}
@@ -154,6 +155,7 @@ func TestReport(t *testing.T) {
 
 // TestExtraWork: a copy or a call that is added to the packet path shows.
 func TestExtraWork(t *testing.T) {
+	t.Parallel()
 	tx, err := os.ReadFile("../internal/forward/tx.go")
 	must(t, err)
 	const take = "\tpkt := &l.pkts[i]\n"
@@ -177,10 +179,8 @@ func extra(b []byte) {
 `)
 	within(t, "copies to user", copied.CopiesToUserSend, 2)
 	within(t, "copies from user", copied.CopiesFromUserSend, 2)
-	// The receiver's host takes acknowledgements by that way, which have the copy as well.
-	if n := copied.CopiesToUserRecv; n < 1.05 || n > 2 {
-		t.Errorf("copies to user of the other host: %v", n)
-	}
+	// There the acknowledgements have it, which are not counted with the data.
+	within(t, "copies to user of the other host", copied.CopiesToUserRecv, 1)
 	within(t, "bytes", copied.BytesCopiedSend, 4*float64(copied.MTU)/float64(copied.MTU-tcpHeaders))
 	others := 0
 	for _, c := range copied.Crossings {
@@ -205,6 +205,7 @@ func extra([]byte) { unix.Getppid() }
 // TestKilled: a benchmark that is killed half way, in any manner, leaves no namespace, no
 // process and no program in the kernel.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	overlayd := build(t, nil)
 	self, err := os.Executable()
 	must(t, err)

@@ -88,9 +88,13 @@ func round(v float64, digits int) float64 {
 	return math.Round(v*p) / p
 }
 
+// packets is how much of the payload's bytes at the least goes by what packets cross by:
+// what is less are a daemon's own affairs.
+const packets = 0.02
+
 // side is what the processes of one host have done for each segment.
 type side struct {
-	toUser, fromUser, bytes, syscalls, switches float64
+	toUser, fromUser, bytes, syscalls, switches, skbCopies float64
 }
 
 func (k *tally) all(daemons [2][]*lab.Process) {
@@ -100,6 +104,11 @@ func (k *tally) all(daemons [2][]*lab.Process) {
 	var sides [2]side
 	for i, host := range []string{"send", "recv"} {
 		sides[i] = k.side(host, daemons[i], calls)
+	}
+	if len(p.Crossings) == 1 {
+		// No packet crosses, so that what they do meanwhile, such as to probe the path, is
+		// not done for each.
+		sides = [2]side{}
 	}
 	p.Crossings = append(p.Crossings, report.Crossing{Host: "recv", Place: "app", ToUser: true, Calls: "read"})
 	for _, f := range []struct {
@@ -115,6 +124,7 @@ func (k *tally) all(daemons [2][]*lab.Process) {
 		*f.send, *f.recv = round(f.of(sides[0]), 3), round(f.of(sides[1]), 3)
 		*f.both = round(f.of(sides[0])+f.of(sides[1]), 3)
 	}
+	p.SKBCopies = round(sides[0].skbCopies+sides[1].skbCopies, 3)
 	p.Calls = map[string]float64{}
 	for name, n := range calls {
 		if n = round(n, 3); n > 0 {
@@ -154,6 +164,7 @@ func (k *tally) side(host string, processes []*lab.Process, calls map[string]flo
 			s.syscalls += per
 		}
 		s.switches += k.net(busy.Switches, idle.Switches)
+		s.skbCopies += k.net(busy.CopiedTimes, idle.CopiedTimes)
 		for fd, f := range busy.Files {
 			kind := count.KindOf(p.PID(), fd)
 			was := idle.Files[fd]
@@ -163,7 +174,7 @@ func (k *tally) side(host string, processes []*lab.Process, calls map[string]flo
 			}{{true, f.ToUser, was.ToUser}, {false, f.FromUser, was.FromUser}} {
 				data := kind == count.Other || (kind == count.TUN) == ((host == "send") == way.toUser)
 				times, bytes := k.net(way.now.Times, way.then.Times), k.net(way.now.Bytes, way.then.Bytes)
-				if !data || times == 0 {
+				if !data || times == 0 || bytes*k.segments < packets*k.bytes {
 					continue
 				}
 				c := crossed[place{kind, way.toUser}]

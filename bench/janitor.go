@@ -18,6 +18,9 @@ import (
 // janitorCommand makes the program the one that cleans up after another.
 const janitorCommand = "janitor"
 
+// done tells the janitor that nothing is left to do.
+const done = "done"
+
 // hireJanitor starts a process that waits until this one is gone, however it ends, and
 // removes the namespaces that it leaves. Its other processes die with it by themselves,
 // and so do its programs in the kernel. Close lets the janitor go.
@@ -44,7 +47,10 @@ func hireJanitor() (io.Closer, error) {
 		w.Close()
 		return nil, fmt.Errorf("janitor: %w", err)
 	}
-	return closer(func() error { return errors.Join(w.Close(), cmd.Wait()) }), nil
+	return closer(func() error {
+		_, err := io.WriteString(w, done)
+		return errors.Join(err, w.Close(), cmd.Wait())
+	}), nil
 }
 
 type closer func() error
@@ -52,17 +58,33 @@ type closer func() error
 func (c closer) Close() error { return c() }
 
 // clean waits for the end of its input, which a process holds that is given by its id, and
-// removes what that has left.
+// then, unless that has said that it is done, for the end of the process, and removes what
+// it has left.
 func clean(args []string) error {
 	if len(args) != 1 {
 		return errors.New("usage: bench janitor PID")
 	}
-	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+	pid, err := strconv.Atoi(args[0])
+	if err != nil {
 		return err
+	}
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	said, err := io.ReadAll(os.Stdin)
+	if err != nil || string(said) == done {
+		return err
+	}
+	// Its files are closed one after the other: the labs' locks may come later.
+	for ended := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}; ended[0].Revents == 0; {
+		if _, err := unix.Poll(ended, -1); err != nil && err != unix.EINTR {
+			return err
+		}
 	}
 	left, err := lab.Leftovers()
 	for _, l := range left {
-		if strings.HasPrefix(l.Prefix, "ovl"+args[0]+"-") && !l.Kept {
+		if strings.HasPrefix(l.Prefix, fmt.Sprintf("ovl%d-", pid)) && !l.Kept {
 			err = errors.Join(err, lab.Remove(l.Prefix))
 		}
 	}

@@ -43,7 +43,8 @@ func (r *Report) notes() []string {
 		"/pkt: per packet, that is per inner TCP segment of full size that was sent. copies: what the overlay's own processes, on both hosts, " +
 			"read from the kernel (to user) and write to it (from user), in the direction of the data; a superpacket or a " +
 			"train of datagrams that crosses in one piece is one copy. bytes copied /byte: how often each byte of payload " +
-			"crosses, both ways together. System calls and context switches are all of those processes', for acknowledgements too.",
+			"crosses, both ways together. System calls and context switches are all of those processes', for acknowledgements too, " +
+			"less what they make in as long without traffic; where no packet crosses they are 0.",
 		fmt.Sprintf("Counting runs are separate from speed runs; the counters were off by %.2g %% on a known workload.",
 			r.Host.SelfCheck),
 	}

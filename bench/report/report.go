@@ -88,6 +88,9 @@ type Path struct {
 	CopiesFromUser     float64 `json:"copies_from_user_per_packet"`
 	CopiesFromUserSend float64 `json:"copies_from_user_per_packet_send"`
 	CopiesFromUserRecv float64 `json:"copies_from_user_per_packet_recv"`
+	// SKBCopies is what skb:skb_copy_datagram_iovec has told of the same processes, of both
+	// directions: what they read from TUN devices, and received where it was not in one piece.
+	SKBCopies float64 `json:"skb_copies_to_user_per_packet"`
 	// BytesCopied is how often each byte of payload crosses, both ways together.
 	BytesCopied     float64 `json:"bytes_copied_per_payload_byte"`
 	BytesCopiedSend float64 `json:"bytes_copied_per_payload_byte_send"`
