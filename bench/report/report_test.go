@@ -20,7 +20,7 @@ var pathKeys = strings.Fields(`
 	bytes_copied_per_payload_byte bytes_copied_per_payload_byte_send bytes_copied_per_payload_byte_recv
 	syscalls_per_packet syscalls_per_packet_send syscalls_per_packet_recv
 	context_switches_per_packet context_switches_per_packet_send context_switches_per_packet_recv
-	crossings devices drops calls spread samples`)
+	crossings devices drops calls spread samples skb_copies_to_user_per_packet`)
 
 func TestRoundTrip(t *testing.T) {
 	var b strings.Builder
