@@ -27,7 +27,7 @@ export GOFLAGS
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo test lint fuzz bench bench-build bench-quick bench-flood bench-micro install clean
+.PHONY: all build demo test lint fuzz bench bench-build bench-quick bench-flood bench-micro package package-check install clean
 
 all: build
 
@@ -81,6 +81,29 @@ bench-micro: ## the parts by themselves: bench/out/micro.txt is for benchstat
 	mkdir -p bench/out
 	$(GO) test -run '^$$' -bench '$(MICRO)' -benchmem -count $(COUNT) ./tunnel ./encap ./internal/forward ./membership >bench/out/micro.txt; \
 		code=$$?; cat bench/out/micro.txt; exit $$code
+
+# The .deb and the .rpm for this architecture, in bin/package.
+NFPM = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
+DIST = bin/package/files
+# A package's version begins with a number; without a tag it is before all others.
+PKGVERSION ?= $(or $(patsubst v%,%,$(filter v0% v1% v2% v3% v4% v5% v6% v7% v8% v9%,$(VERSION))),0.0.0-dev+$(VERSION))
+
+package: ## a .deb and a .rpm, in bin/package
+	rm -rf bin/package && mkdir -p $(DIST)/man $(DIST)/completion
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/overlayd ./cmd/overlayd
+	sed 's|/usr/local/bin/|/usr/bin/|; s|^\# /etc/systemd.*||' examples/two-hosts/overlayd.service >$(DIST)/overlayd.service
+	$(GO) test -count=1 ./cmd/overlayd -run '^TestManPages$$' -man "$(CURDIR)/$(DIST)/man"
+	gzip -9n $(DIST)/man/*.1
+	$(DIST)/overlayd completion bash >$(DIST)/completion/overlayd.bash
+	$(DIST)/overlayd completion fish >$(DIST)/completion/overlayd.fish
+	$(DIST)/overlayd completion zsh >$(DIST)/completion/_overlayd
+	for kind in deb rpm; do \
+		ARCH="$$($(GO) env GOARCH)" VERSION='$(PKGVERSION)' \
+			$(GO) run $(NFPM) package -f cmd/overlayd/package/nfpm.yaml -p $$kind -t bin/package/ || exit 1; \
+	done
+
+package-check: package ## installs, starts and purges the .deb on a clean Debian; needs root and mmdebstrap
+	bash cmd/overlayd/package/check.sh bin/package/overlayd_*.deb
 
 install: build ## into PREFIX, /usr/local by default; DESTDIR for packages
 	install -d $(DESTDIR)$(PREFIX)/bin

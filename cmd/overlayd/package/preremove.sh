@@ -1,0 +1,12 @@
+#!/bin/sh
+# deb: "remove" or "upgrade"; rpm: 0 or 1 that stay.
+set -e
+case "$1" in
+remove | 0) ;;
+*) exit 0 ;; # an upgrade: the daemon goes on until the new one takes over
+esac
+if [ -d /run/systemd/system ]; then
+	systemctl --no-reload disable --now overlayd.service || true
+fi
+# Nothing is left in the kernel that nobody looks after: devices, routes, rules.
+/usr/bin/overlayd cleanup || true
