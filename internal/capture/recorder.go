@@ -3,14 +3,10 @@ package capture
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 	"sync/atomic"
 	"time"
-
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
 
 	"github.com/overlayd/overlayd/internal/forward"
 )
@@ -107,7 +103,7 @@ func (r *Recorder) Run(ctx context.Context, w io.Writer, flush func() error) (St
 	if flush == nil {
 		flush = func() error { return nil }
 	}
-	f := &file{r: r, out: pcapngWriter{w: w}, buf: gopacket.NewSerializeBuffer()}
+	f := &file{r: r, out: pcapngWriter{w: w}}
 	if r.cfg.MaxBytes > 0 {
 		f.out.left = max(r.cfg.MaxBytes, MinBytes) - interfaces*statisticsLen
 	}
@@ -149,7 +145,7 @@ func (r *Recorder) Run(ctx context.Context, w io.Writer, flush func() error) (St
 type file struct {
 	r       *Recorder
 	out     pcapngWriter
-	buf     gopacket.SerializeBuffer
+	b       []byte // of the last datagram
 	written [interfaces]uint64
 	known   [interfaces]uint64 // how many missed ones the file tells of
 	told    time.Time
@@ -170,10 +166,8 @@ func (f *file) add(c *record) error {
 	defer func() { f.r.free <- c }() // has room: there are no more than that
 	b, comment := c.b, ""
 	if c.iface == ifaceOuter {
-		var err error
-		if b, err = c.datagram(f.buf); err != nil {
-			return fmt.Errorf("capture: %w", err)
-		}
+		f.b = c.appendDatagram(f.b[:0])
+		b = f.b
 	}
 	if c.reason != forward.None {
 		comment = "dropped: " + c.reason.String()
@@ -207,40 +201,4 @@ func (f *file) stats() (s Stats) {
 		s.Missed += f.r.missed[i].Load()
 	}
 	return s
-}
-
-// datagram puts IP and UDP headers in front of what a socket took or gave. The TTL is
-// the default one, and the checksums are right, whatever they were.
-func (c *record) datagram(buf gopacket.SerializeBuffer) ([]byte, error) {
-	src, dst := c.remote, c.local
-	if c.outbound {
-		src, dst = dst, src
-	}
-	if !c.local.Addr().IsValid() || c.local.Addr().Is4() != c.remote.Addr().Is4() { // a socket of all addresses
-		any := netip.IPv6Unspecified()
-		if c.remote.Addr().Is4() {
-			any = netip.IPv4Unspecified()
-		}
-		if c.outbound {
-			src = netip.AddrPortFrom(any, src.Port())
-		} else {
-			dst = netip.AddrPortFrom(any, dst.Port())
-		}
-	}
-	const ttl = 64
-	var ip interface {
-		gopacket.NetworkLayer
-		gopacket.SerializableLayer
-	}
-	if c.remote.Addr().Is4() {
-		ip = &layers.IPv4{Version: 4, TOS: c.class, TTL: ttl, Flags: layers.IPv4DontFragment, Protocol: layers.IPProtocolUDP, SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
-	} else {
-		ip = &layers.IPv6{Version: 6, TrafficClass: c.class, HopLimit: ttl, NextHeader: layers.IPProtocolUDP, SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
-	}
-	udp := &layers.UDP{SrcPort: layers.UDPPort(src.Port()), DstPort: layers.UDPPort(dst.Port())}
-	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
-		return nil, err
-	}
-	err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, udp, gopacket.Payload(c.b))
-	return buf.Bytes(), err
 }

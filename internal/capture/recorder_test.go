@@ -96,12 +96,21 @@ func TestRecorder(t *testing.T) {
 			first = layers.LayerTypeIPv6
 		}
 		p := gopacket.NewPacket(data, first, gopacket.Default)
+		if p.ErrorLayer() != nil {
+			t.Errorf("packet %d: %v", i, p.ErrorLayer().Error())
+		}
 		var class uint8
 		switch ip := p.NetworkLayer().(type) {
 		case *layers.IPv4:
 			class = ip.TOS
+			if int(ip.Length) != len(data) || ip.TTL != 64 || ip.Flags != layers.IPv4DontFragment {
+				t.Errorf("packet %d: %+v", i, ip)
+			}
 		case *layers.IPv6:
 			class = ip.TrafficClass
+			if int(ip.Length) != len(data)-40 || ip.HopLimit != 64 || ip.FlowLabel != 0 {
+				t.Errorf("packet %d: %+v", i, ip)
+			}
 		}
 		udp, _ := p.TransportLayer().(*layers.UDP)
 		src, _ := netip.AddrFromSlice(p.NetworkLayer().NetworkFlow().Src().Raw())

@@ -26,12 +26,9 @@ func offered(t *testing.T, e *Engine, reason Reason, pkt []byte, mtu int) []byte
 	e.icmp.offer(e.Table(), reason, pkt, src, mtu)
 	select {
 	case j := <-e.icmp.ready:
-		b, err := j.build(gopacket.NewSerializeBuffer())
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := slices.Clone(j.build())
 		e.icmp.free <- j
-		return slices.Clone(b)
+		return b
 	default:
 		return nil
 	}
@@ -91,7 +88,8 @@ func TestICMPParsesBack(t *testing.T) {
 	}
 }
 
-// checkICMP parses an ICMP error and compares it with what it is about.
+// checkICMP parses an ICMP error and compares it with what it is about, and with the
+// one that gopacket makes.
 func checkICMP(t *testing.T, b, about []byte, tooBig bool, mtu int) {
 	t.Helper()
 	src, _, _ := parseInner(about)
@@ -110,15 +108,15 @@ func checkICMP(t *testing.T, b, about []byte, tooBig bool, mtu int) {
 	var quote []byte
 	if src.Is4() {
 		ip, icmp := p.Layer(layers.LayerTypeIPv4).(*layers.IPv4), p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
-		code := uint8(1)
+		code, next := uint8(layers.ICMPv4CodeHost), 0
 		if tooBig {
-			code = 4
-			if int(icmp.Seq) != mtu {
-				t.Errorf("next-hop mtu %d, want %d", icmp.Seq, mtu)
-			}
+			code, next = layers.ICMPv4CodeFragmentationNeeded, mtu
 		}
-		if icmp.TypeCode != layers.CreateICMPv4TypeCode(3, code) || ip.TTL != 64 || int(ip.Length) != len(b) {
-			t.Errorf("%v, ttl %d, length %d of %d", icmp.TypeCode, ip.TTL, ip.Length, len(b))
+		if icmp.TypeCode != layers.CreateICMPv4TypeCode(layers.ICMPv4TypeDestinationUnreachable, code) || icmp.Id != 0 || int(icmp.Seq) != next {
+			t.Errorf("%v, unused %d, next-hop mtu %d, want %d", icmp.TypeCode, icmp.Id, icmp.Seq, next)
+		}
+		if ip.TTL != 64 || int(ip.Length) != len(b) || ip.IHL != 5 || ip.TOS != 0xc0 || ip.Id != 0 || ip.Flags != layers.IPv4DontFragment || ip.FragOffset != 0 {
+			t.Errorf("%+v, length %d", ip, len(b))
 		}
 		if sum(b[:20]) != 0xffff || sum(b[20:]) != 0xffff {
 			t.Errorf("sums are %#x and %#x, want 0xffff", sum(b[:20]), sum(b[20:]))
@@ -126,15 +124,15 @@ func checkICMP(t *testing.T, b, about []byte, tooBig bool, mtu int) {
 		quote = b[28:]
 	} else {
 		ip, icmp := p.Layer(layers.LayerTypeIPv6).(*layers.IPv6), p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6)
-		want := layers.CreateICMPv6TypeCode(1, 3)
+		want, next := layers.CreateICMPv6TypeCode(layers.ICMPv6TypeDestinationUnreachable, layers.ICMPv6CodeAddressUnreachable), 0
 		if tooBig {
-			want = layers.CreateICMPv6TypeCode(2, 0)
-			if got := binary.BigEndian.Uint32(b[44:]); got != uint32(mtu) {
-				t.Errorf("mtu %d, want %d", got, mtu)
-			}
+			want, next = layers.CreateICMPv6TypeCode(layers.ICMPv6TypePacketTooBig, 0), mtu
 		}
-		if icmp.TypeCode != want || ip.HopLimit != 64 || int(ip.Length) != len(b)-40 {
-			t.Errorf("%v, hop limit %d, length %d of %d", icmp.TypeCode, ip.HopLimit, ip.Length, len(b))
+		if got := binary.BigEndian.Uint32(icmp.Payload); icmp.TypeCode != want || got != uint32(next) {
+			t.Errorf("%v, mtu %d, want %v, %d", icmp.TypeCode, got, want, next)
+		}
+		if ip.HopLimit != 64 || int(ip.Length) != len(b)-40 || ip.TrafficClass != 0 || ip.FlowLabel != 0 {
+			t.Errorf("%+v, length %d", ip, len(b))
 		}
 		pseudo := append(slices.Clone(b[8:40]), 0, 0, byte(ip.Length>>8), byte(ip.Length), 0, 0, 0, 58)
 		if s := sum(append(pseudo, b[40:]...)); s != 0xffff {
@@ -145,6 +143,34 @@ func checkICMP(t *testing.T, b, about []byte, tooBig bool, mtu int) {
 	if !bytes.HasPrefix(about, quote) || len(quote) < min(len(about), 500) {
 		t.Errorf("quotes %d bytes that are not the packet's beginning", len(quote))
 	}
+	if again := rewritten(t, p); !bytes.Equal(again, b) {
+		t.Errorf("gopacket writes it as\n%x, not\n%x", again, b)
+	}
+}
+
+// rewritten is an ICMP error as gopacket writes it once it has read it, with its own
+// lengths and checksums.
+func rewritten(t *testing.T, p gopacket.Packet) []byte {
+	t.Helper()
+	var ls []gopacket.SerializableLayer
+	switch ip := p.NetworkLayer().(type) {
+	case *layers.IPv4:
+		ip.Length, ip.Checksum = 0, 0
+		icmp := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
+		ls = append(ls, ip, icmp, gopacket.Payload(icmp.Payload))
+	case *layers.IPv6:
+		ip.Length = 0
+		icmp := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6)
+		if err := icmp.SetNetworkLayerForChecksum(ip); err != nil {
+			t.Fatal(err)
+		}
+		ls = append(ls, ip, icmp, gopacket.Payload(icmp.Payload))
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ls...); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
 }
 
 func sum(b []byte) uint16 {
@@ -154,6 +180,20 @@ func sum(b []byte) uint16 {
 		s = s&0xffff + s>>16
 	}
 	return uint16(s)
+}
+
+// TestICMPAllocatesNothing: the packet is made where the quote lies.
+func TestICMPAllocatesNothing(t *testing.T) {
+	e := stubEngine(t, nil)
+	for _, pkt := range [][]byte{innerFrom("100.96.1.9", "100.96.200.1", 1400), innerFrom("fd96:0:0:1::9", "fd96:0:0:99::1", 1400)} {
+		src, _, _ := parseInner(pkt)
+		e.icmp.offer(e.Table(), TxTooBig, pkt, src, 1300)
+		j := <-e.icmp.ready
+		if n := testing.AllocsPerRun(100, func() { j.build() }); n != 0 {
+			t.Errorf("%v: %v allocations", src, n)
+		}
+		e.icmp.free <- j
+	}
 }
 
 func TestAnswerable(t *testing.T) {
@@ -268,9 +308,7 @@ func TestTxAnswers(t *testing.T) {
 		}
 		select {
 		case j := <-e.icmp.ready:
-			if b, err := j.build(gopacket.NewSerializeBuffer()); err != nil {
-				t.Error(err)
-			} else if !tt.answer {
+			if b := j.build(); !tt.answer {
 				t.Errorf("%s: answered by %x", tt.name, b)
 			} else {
 				checkICMP(t, b, pkt, tt.reason == TxTooBig, 1400)

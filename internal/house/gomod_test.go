@@ -15,7 +15,7 @@ var allowed = map[string]string{
 	"github.com/songgao/water":            "the portable TUN device",
 	"golang.org/x/net":                    "ipv4 and ipv6: batches of datagrams",
 	"golang.org/x/sys":                    "unix: what package syscall does not have",
-	"github.com/google/gopacket":          "packets in slow paths and tests",
+	"github.com/google/gopacket":          "packets in tests, which compare ours with it",
 	"github.com/hashicorp/memberlist":     "gossip",
 	"github.com/vishvananda/netlink":      "routes, addresses, links",
 	"github.com/vishvananda/netns":        "network namespaces",

@@ -158,6 +158,7 @@ func TestHeedsNothingElse(t *testing.T) {
 		{"group MAC", encap.ARP, arp(t, 1, mac{1}, their4, mac{}, own4), outer, malformed},
 		{"no MAC", encap.ARP, arp(t, 1, mac{}, their4, mac{}, own4), outer, malformed},
 		{"token ring", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 0, 0, 6), outer, malformed},
+		{"Ethernet in half of the hardware type", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 0, 0x30, 1), outer, malformed}, // found by FuzzParse
 		{"not for IPv4", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 2, 0x86, 0xdd), outer, malformed},
 		{"hardware addresses of 8 bytes", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 4, 8), outer, malformed},
 		{"hardware addresses of 120 bytes", encap.ARP, with(arp(t, 1, theirs, their4, mac{}, own4), 4, 120), outer, malformed}, // found by FuzzTake
@@ -444,9 +445,14 @@ func FuzzTake(f *testing.F) {
 			if out != nil && (drop != none || changed || out.at != endpoint || !station(out.to) || out.to == ours) {
 				t.Fatalf("%+v beside %v, %v", out, drop, changed)
 			}
-			if out != nil && out.kind == encap.ND {
-				if _, err := parse(out.kind, out.payload); err != nil {
-					t.Fatalf("our own answer %x: %v", out.payload, err)
+			if out != nil {
+				read := readARP
+				if out.kind == encap.ND {
+					read = readND
+				}
+				m, err := parse(out.kind, out.payload)
+				if again, ok := read(out.payload); err != nil || !ok || again != m || !m.answer || m.senderMAC != ours {
+					t.Fatalf("our own answer %x: %+v, %v, to gopacket it is %+v, %v", out.payload, m, err, again, ok)
 				}
 			}
 			if s := c.state([16]byte{2}); changed != s.Up || changed && (len(due) == 0 || drop != none || !station(s.MAC) || s.MAC == ours) {

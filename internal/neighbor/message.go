@@ -6,10 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
-
 	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/internal/header"
 	"github.com/overlayd/overlayd/tunnel"
 )
 
@@ -29,13 +27,39 @@ type message struct {
 	target netip.Addr
 }
 
-var errMessage = errors.New("neighbor: malformed message")
+var (
+	errMessage  = errors.New("neighbor: malformed message")
+	errFamilies = errors.New("neighbor: addresses of two families")
+)
 
-// The IPv6 header's length (RFC 8200 section 3), and that of ICMPv6 messages about
-// neighbours without their options (RFC 4861 sections 4.3, 4.4).
+// arpLen is the length of an ARP message for IPv4 over Ethernet, which begins with
+// arpKind: of Ethernet, of IPv4, and the lengths of their addresses (RFC 826, "Packet
+// format"). The operations are from the same place.
 const (
-	ipv6HeaderLen   = 40
-	neighborBodyLen = 4 + 20
+	arpLen     = 8 + 2*(6+4)
+	arpKind    = "\x00\x01\x08\x00\x06\x04"
+	arpRequest = 1
+	arpReply   = 2
+)
+
+// ICMPv6 messages about neighbours (RFC 4861 sections 4.3, 4.4): their types, their
+// length without options, the flags of an advertisement, and the options that hold a
+// MAC (section 4.6.1), whose length is in units of 8 bytes. All are sent with the hop
+// limit onLink, which no router lets pass.
+const (
+	neighborSolicitation  = 135
+	neighborAdvertisement = 136
+	neighborBodyLen       = 4 + 20
+
+	flagRouter    = 0x80
+	flagSolicited = 0x40
+	flagOverride  = 0x20
+
+	optSourceMAC = 1
+	optTargetMAC = 2
+	macOptionLen = 8 // RFC 2464 section 6
+
+	onLink = 255
 )
 
 // parse reads a payload as encap.Codec.Decode returns it. What it returns has been
@@ -51,23 +75,18 @@ func parse(k encap.Kind, b []byte) (message, error) {
 }
 
 func parseARP(b []byte) (m message, err error) {
-	// gopacket adds these lengths up in 8 bits, and panics where they overflow.
-	if len(b) < 8+2*(6+4) || b[4] != 6 || b[5] != 4 {
+	if len(b) < arpLen || string(b[:6]) != arpKind {
 		return m, errMessage
 	}
-	var a layers.ARP
-	if err := a.DecodeFromBytes(b, gopacket.NilDecodeFeedback); err != nil {
-		return m, errMessage
-	}
-	if a.AddrType != layers.LinkTypeEthernet || a.Protocol != layers.EthernetTypeIPv4 ||
-		a.Operation != layers.ARPRequest && a.Operation != layers.ARPReply {
+	operation := binary.BigEndian.Uint16(b[6:])
+	if operation != arpRequest && operation != arpReply {
 		return m, errMessage
 	}
 	m = message{
-		answer:    a.Operation == layers.ARPReply,
-		sender:    netip.AddrFrom4([4]byte(a.SourceProtAddress)),
-		senderMAC: mac(a.SourceHwAddress),
-		target:    netip.AddrFrom4([4]byte(a.DstProtAddress)),
+		answer:    operation == arpReply,
+		senderMAC: mac(b[8:14]),
+		sender:    netip.AddrFrom4([4]byte(b[14:18])),
+		target:    netip.AddrFrom4([4]byte(b[24:28])), // behind the MAC that is asked for
 	}
 	if !station(m.senderMAC) {
 		return message{}, errMessage
@@ -79,10 +98,10 @@ func parseARP(b []byte) (m message, err error) {
 // advertisement with a hop limit of 255, and makes the checks of RFC 4861 sections
 // 7.1.1 and 7.1.2. Duplicate address detection, which has no sender, is none of them.
 func parseND(b []byte) (m message, err error) {
-	if len(b) < ipv6HeaderLen+neighborBodyLen || len(b) != ipv6HeaderLen+int(binary.BigEndian.Uint16(b[4:])) {
+	if len(b) < header.Len6+neighborBodyLen || len(b) != header.Len6+int(binary.BigEndian.Uint16(b[4:])) {
 		return m, errMessage
 	}
-	ip, body := b[:ipv6HeaderLen], b[ipv6HeaderLen:]
+	ip, body := b[:header.Len6], b[header.Len6:]
 	// The pseudo-header (RFC 8200 section 8.1) is even, so that the sum may go on.
 	pseudo := append(slices.Clone(ip[8:40]), 0, 0, ip[4], ip[5], 0, 0, 0, ip[6])
 	if tunnel.Checksum(append(pseudo, body...)) != 0 {
@@ -93,20 +112,20 @@ func parseND(b []byte) (m message, err error) {
 	if body[1] != 0 || src.IsUnspecified() || src.IsMulticast() || subject.IsMulticast() {
 		return m, errMessage
 	}
-	m.answer = body[0] == layers.ICMPv6TypeNeighborAdvertisement
+	m.answer = body[0] == neighborAdvertisement
 	m.sender, m.target = src, subject
-	wanted := layers.ICMPv6OptSourceAddress
+	wanted := byte(optSourceMAC)
 	if m.answer {
 		if dst.IsMulticast() { // is nobody's answer
 			return message{}, errMessage
 		}
-		m.sender, m.target, wanted = subject, dst, layers.ICMPv6OptTargetAddress
+		m.sender, m.target, wanted = subject, dst, optTargetMAC
 	}
 	for opts := body[neighborBodyLen:]; len(opts) > 0; {
 		if len(opts) < 2 || opts[1] == 0 || int(opts[1])*8 > len(opts) {
 			return message{}, errMessage
 		}
-		if layers.ICMPv6Opt(opts[0]) == wanted && opts[1] == 1 { // RFC 2464 section 6
+		if opts[0] == wanted && opts[1] == macOptionLen/8 {
 			if m.senderMAC = mac(opts[2:8]); !station(m.senderMAC) {
 				return message{}, errMessage
 			}
@@ -122,43 +141,49 @@ func station(m mac) bool { return m[0]&1 == 0 && m != mac{} }
 // build makes the payload of a message, and says of what kind it is. To answer, from
 // is whose MAC own is; to ask, it is this node's address, and for whom is the peer's.
 func build(answer bool, own mac, from netip.Addr, toMAC mac, to netip.Addr) (encap.Kind, []byte, error) {
-	buf := gopacket.NewSerializeBuffer()
-	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	if from.Is4() {
-		a := &layers.ARP{
-			AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
-			Operation: layers.ARPRequest, SourceHwAddress: own[:], SourceProtAddress: from.AsSlice(),
-			DstHwAddress: make([]byte, 6), DstProtAddress: to.AsSlice(),
-		}
-		if answer {
-			a.Operation, a.DstHwAddress = layers.ARPReply, toMAC[:]
-		}
-		err := gopacket.SerializeLayers(buf, opts, a)
-		return encap.ARP, buf.Bytes(), err
+	switch {
+	case from.Is4() && to.Is4():
+		return encap.ARP, buildARP(answer, own, from, toMAC, to), nil
+	case from.Is6() && to.Is6():
+		return encap.ND, buildND(answer, own, from, toMAC, to), nil
 	}
-	ip := &layers.IPv6{Version: 6, HopLimit: 255, NextHeader: layers.IPProtocolICMPv6, SrcIP: from.AsSlice(), DstIP: to.AsSlice()}
-	icmp := &layers.ICMPv6{}
-	var body gopacket.SerializableLayer
+	return encap.Invalid, nil, errFamilies
+}
+
+func buildARP(answer bool, own mac, from netip.Addr, toMAC mac, to netip.Addr) []byte {
+	operation := uint16(arpReply)
+	if !answer {
+		operation, toMAC = arpRequest, mac{} // it is what is asked for
+	}
+	sender, target := from.As4(), to.As4()
+	b := append(make([]byte, 0, arpLen), arpKind...)
+	b = binary.BigEndian.AppendUint16(b, operation)
+	b = append(b, own[:]...)
+	b = append(b, sender[:]...)
+	b = append(b, toMAC[:]...)
+	return append(b, target[:]...)
+}
+
+func buildND(answer bool, own mac, from netip.Addr, toMAC mac, to netip.Addr) []byte {
+	h := header.IP{Src: from, Dst: to, Protocol: header.ICMPv6, HopLimit: onLink}
+	b := make([]byte, header.Len6+neighborBodyLen+macOptionLen)
+	body, opt := b[header.Len6:], b[header.Len6+neighborBodyLen:]
+	subject := to
 	if answer {
-		icmp.TypeCode = layers.CreateICMPv6TypeCode(layers.ICMPv6TypeNeighborAdvertisement, 0)
-		body = &layers.ICMPv6NeighborAdvertisement{
-			Flags: 0xe0, TargetAddress: from.AsSlice(), // router, solicited, override
-			Options: layers.ICMPv6Options{{Type: layers.ICMPv6OptTargetAddress, Data: own[:]}},
-		}
+		subject = from
+		body[0], body[4], opt[0] = neighborAdvertisement, flagRouter|flagSolicited|flagOverride, optTargetMAC
 	} else {
-		icmp.TypeCode = layers.CreateICMPv6TypeCode(layers.ICMPv6TypeNeighborSolicitation, 0)
+		body[0], opt[0] = neighborSolicitation, optSourceMAC
 		if toMAC[0]&1 != 0 {
-			ip.DstIP = solicitedNode(to).AsSlice()
-		}
-		body = &layers.ICMPv6NeighborSolicitation{
-			TargetAddress: to.AsSlice(), Options: layers.ICMPv6Options{{Type: layers.ICMPv6OptSourceAddress, Data: own[:]}},
+			h.Dst = solicitedNode(to)
 		}
 	}
-	if err := icmp.SetNetworkLayerForChecksum(ip); err != nil {
-		return encap.Invalid, nil, err
-	}
-	err := gopacket.SerializeLayers(buf, opts, ip, icmp, body)
-	return encap.ND, buf.Bytes(), err
+	a := subject.As16()
+	copy(body[8:24], a[:])
+	opt[1] = macOptionLen / 8
+	copy(opt[2:], own[:])
+	h.Put(b)
+	return b
 }
 
 // solicitedNode is the group of an address (RFC 4291 section 2.7.1).
