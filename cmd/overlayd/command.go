@@ -78,13 +78,21 @@ to run.
 A setting of "overlayd run" is a flag, an OVERLAYD_* variable (--udp-port is
 OVERLAYD_UDP_PORT) or a key of the config file (udp_port); the first of these
 wins. Exit codes: 0 done, 1 failed, 2 wrong usage.`,
-		Version:       overlayd.BuildVersion(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
-		RunE:          needCommand,
 	}
-	root.SetVersionTemplate(versionLine() + "\n")
+	// Not cobra's own --version: its template would be the one use of text/template, and
+	// with that, which finds methods by their names, the linker keeps every method of
+	// everything, 4 MB of them.
+	version := root.Flags().BoolP("version", "v", false, "version for overlayd")
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if *version {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionLine())
+			return err
+		}
+		return needCommand(cmd, args)
+	}
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelpCommand())
 	root.AddCommand(
