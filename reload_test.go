@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/internal/kernel"
+	"github.com/overlayd/overlayd/internal/path"
 	"github.com/overlayd/overlayd/membership"
 	"github.com/overlayd/overlayd/tunnel"
 )
@@ -276,6 +277,40 @@ func TestFastPathNeedsRestart(t *testing.T) {
 		if tt.want == "" && tt.next == "off" && next.caps()&(membership.CapDirect|membership.CapKernelVXLAN) != 0 {
 			t.Errorf("off, and it tells of %v", next.caps())
 		}
+	}
+}
+
+// TestNarrow: a kind that is not allowed any more is not tried, but taken for a while.
+func TestNarrow(t *testing.T) {
+	was, err := resolve(soundConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{cfg: was}
+	n.parts.fast = &fastPaths{n: n}
+	next := *was
+	next.FastPath = PathKernelVXLAN
+	n.takeUp(&next)
+	f, now := n.parts.fast, time.Now()
+	late := now.Add(leaveFor)
+	for _, tt := range []struct {
+		kind         path.Kind
+		at           time.Time
+		allows, take bool
+	}{
+		{path.KernelVXLAN, now, true, true}, {path.KernelVXLAN, late, true, true},
+		{path.Direct, now, false, true}, {path.Direct, late, false, false},
+	} {
+		if allows, takes := f.allows(tt.kind), f.takes(tt.kind, tt.at); allows != tt.allows || takes != tt.take {
+			t.Errorf("%v at %v: allowed %v, taken %v", tt.kind, tt.at.Sub(now), allows, takes)
+		}
+	}
+	if f.leftForGood(now) || !f.leftForGood(late) || f.leftForGood(late) {
+		t.Error("that peers have had their time is to be told once")
+	}
+	n.takeUp(was)
+	if !f.allows(path.Direct) || !f.takes(path.Direct, late) {
+		t.Error("it is not allowed again")
 	}
 }
 
