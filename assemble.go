@@ -101,6 +101,7 @@ func (n *Node) findUnderlay() error {
 			}
 		}
 	}
+	n.parts.outer = outer
 	mtu, err := innerFor(n.cfg, outer, n.parts.underlay, n.parts.endpoints)
 	n.parts.mtu = mtu
 	return err
@@ -164,16 +165,6 @@ func interfaceAddrs(iface *net.Interface) (out []netip.Prefix) {
 }
 
 func (n *Node) openMember() (err error) {
-	caps := membership.CapUDP
-	if n.cfg.Encap == "vxlan" {
-		caps = membership.CapVXLAN
-	}
-	if n.cfg.allows(PathKernelVXLAN) {
-		caps |= membership.CapKernelVXLAN
-	}
-	if n.cfg.allows(PathDirect) {
-		caps |= membership.CapDirect
-	}
 	n.parts.member, err = membership.New(membership.Config{
 		StateDir: n.cfg.StateDir, Name: n.cfg.Name, Settings: n.cfg.settings, Static: n.cfg.Subnets,
 		Gossip:   netip.AddrPortFrom(n.parts.endpoints[0], n.cfg.GossipPort),
@@ -181,7 +172,7 @@ func (n *Node) openMember() (err error) {
 		Seeds:    n.cfg.seeds, Cluster: n.cfg.Cluster, Keys: n.cfg.Keys,
 		Addrs: n.parts.endpoints,
 		Ports: membership.Ports{UDP: n.cfg.UDPPort, VXLAN: n.cfg.VXLANPort, KernelVXLAN: n.cfg.KernelVXLANPort},
-		Caps:  caps, VNI: n.cfg.VNI, MTU: int(n.parts.mtu),
+		Caps:  n.cfg.caps(), VNI: n.cfg.VNI, MTU: int(n.parts.mtu),
 		OnEvent: n.memberEvent, Logger: n.log,
 	})
 	if err != nil {
@@ -191,14 +182,26 @@ func (n *Node) openMember() (err error) {
 		if slices.ContainsFunc(n.cfg.Subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == own.Addr().Is4() && s != own }) {
 			continue // it is given up for a static one
 		}
-		for i := range n.cfg.StaticPeers {
-			p := &n.cfg.StaticPeers[i]
-			if slices.ContainsFunc(p.Subnets, own.Overlaps) {
-				return fmt.Errorf("static peer %s has %v, which overlaps this node's lease %v: \"overlayd leave\" without the static peer gives it back, or give the peer another subnet", p.Name, p.Subnets, own)
-			}
+		if err := n.cfg.sparesLease(own); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// caps are the capabilities that this node tells of.
+func (r *resolved) caps() membership.Capability {
+	caps := membership.CapUDP
+	if r.Encap == "vxlan" {
+		caps = membership.CapVXLAN
+	}
+	if r.allows(PathKernelVXLAN) {
+		caps |= membership.CapKernelVXLAN
+	}
+	if r.allows(PathDirect) {
+		caps |= membership.CapDirect
+	}
+	return caps
 }
 
 // memberEvent passes on what gossip says of our leases.

@@ -191,6 +191,17 @@ func (c *Client) SetPath(ctx context.Context, target, want string) (PathResult, 
 	return d, c.decode(b, &d)
 }
 
+// Reload has the program that runs the node read its settings anew, and returns the names
+// of those that have changed; see Config.OnReload.
+func (c *Client) Reload(ctx context.Context) ([]string, error) {
+	b, err := c.c.Post(ctx, "/v1/reload", nil)
+	if err != nil {
+		return nil, err
+	}
+	var d reloaded
+	return d.Changed, c.decode(b, &d)
+}
+
 // Capture is Node.Capture of the node, without the numbers, which stand in what is
 // written. It ends with ctx, which is no error.
 func (c *Client) Capture(ctx context.Context, cfg CaptureConfig, w io.Writer) error {

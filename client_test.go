@@ -65,6 +65,10 @@ func (f *fakeNode) capture(ctx context.Context, cfg CaptureConfig, w io.Writer, 
 	}
 	return CaptureStats{}, err
 }
+func (f *fakeNode) reload(context.Context) ([]string, error) {
+	f.asked = "reload"
+	return []string{"--join"}, f.keyErr
+}
 func (f *fakeNode) Leave(ctx context.Context) error                        { return f.leave(ctx) }
 func (f *fakeNode) Ping(ctx context.Context, t string) (PingResult, error) { return f.ping(ctx, t) }
 

@@ -81,6 +81,13 @@ func (n *Node) conduct() {
 			if !c.update() {
 				return
 			}
+		case r := <-n.reloads:
+			n.takeUp(r.cfg)
+			on := c.update()
+			close(r.done)
+			if !on {
+				return
+			}
 		case <-n.parts.statics.changed:
 			if !c.update() {
 				return
@@ -157,25 +164,26 @@ func (c *conductor) update() bool {
 		fast.consider(c, view, probed)
 		n.parts.prober.SetPeers(probed)
 	}
-	n.parts.neighbors.Set(nodeAddrs(c.held), n.cfg.neighbors())
+	n.parts.neighbors.Set(nodeAddrs(c.held), n.live().neighbors())
 	old := n.mesh.Load()
 	next := &mesh{view: view, held: c.held}
 	now := time.Now()
 	for _, p := range view.Peers {
 		next.peers = append(next.peers, c.judge(p, old.peer(p.ID), now))
 	}
-	for i := range n.cfg.StaticPeers {
-		p := &n.cfg.StaticPeers[i]
+	statics := n.live().StaticPeers
+	for i := range statics {
+		p := &statics[i]
 		next.peers = append(next.peers, c.judgeStatic(p, old.peer(p.id()), now))
 	}
 	slices.SortFunc(next.peers, func(a, b *meshPeer) int { return slices.Compare(a.ID[:], b.ID[:]) })
-	for _, text := range n.notes.setContested(contested(view, n.cfg.StaticPeers)) {
+	for _, text := range n.notes.setContested(contested(view, statics)) {
 		n.events.publish(Event{Kind: EventWarning, Reason: text})
 	}
 	table := forward.TableConfig{
 		Networks: n.cfg.Networks, Own: c.held,
 		OwnAddrs:    append(nodeAddrs(c.held), n.parts.endpoints...),
-		AllowSource: n.cfg.AllowSource,
+		AllowSource: n.live().AllowSource,
 	}
 	for _, p := range next.peers {
 		table.Peers = append(table.Peers, p.fwd)

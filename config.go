@@ -1,6 +1,7 @@
 package overlayd
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -115,6 +116,11 @@ type Config struct {
 	// LeaseTime is how long an owner must be silent before its subnet is taken
 	// for a new node when none is free. Zero: 24 h. A setting of the cluster.
 	LeaseTime time.Duration
+	// OnReload is called when somebody asks by the control socket ("overlayd reload") that
+	// what has changed in the settings be taken up. It makes a new Config, calls
+	// Node.Reload, and returns what that returns. Nil: whoever asks is told that it cannot
+	// be done.
+	OnReload func(ctx context.Context) (changed []string, err error)
 	// Logger gets the node's log. Nil: nothing is logged.
 	Logger *slog.Logger
 }

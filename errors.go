@@ -25,6 +25,9 @@ var (
 	// started with. The node has ended without a word to its peers and has left its kernel
 	// paths and routes in place; a new Node, with the same Config, goes on from there.
 	ErrUnderlayChanged = errors.New("overlayd: the underlay address has changed")
+	// ErrNeedsRestart: a Config differs from the running node's in settings that cannot
+	// change while it runs.
+	ErrNeedsRestart = errors.New("cannot change without a restart")
 	// ErrEvict: a subnet cannot be taken from its owner.
 	ErrEvict = membership.ErrEvict
 	// ErrNoPeer: no peer has this name, id or address.

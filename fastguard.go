@@ -86,7 +86,7 @@ func (f *fastPaths) wantedGuard(held []netip.Prefix) *kernel.Guard {
 			inner = append(inner, netip.PrefixFrom(a, a.BitLen()))
 		}
 		g.Peers = append(g.Peers, kernel.GuardPeer{
-			ID: p.ID, Outer: p.Addrs, Inner: append(inner, n.cfg.AllowSource...), Prefixes: p.prefixes, Direct: p.senders,
+			ID: p.ID, Outer: p.Addrs, Inner: append(inner, n.live().AllowSource...), Prefixes: p.prefixes, Direct: p.senders,
 		})
 	}
 	slices.Sort(ports)

@@ -73,6 +73,7 @@ type fastPaths struct {
 	hops      map[netip.Addr]hop // of underlay addresses
 	hopsOld   bool
 	said      map[string]time.Time // repairs, when they were last logged
+	left      [3]time.Time         // by path.Kind: when it was allowed no more
 }
 
 // hop is what is known of the way to an underlay address on our link.
@@ -116,10 +117,9 @@ func (n *Node) openFast() error {
 	return nil
 }
 
-// allows tells whether a kind may be tried at all.
+// allows tells whether a kind may be tried at all, as of now.
 func (f *fastPaths) allows(k path.Kind) bool {
-	want := f.n.cfg.FastPath
-	return want == "auto" || want == k.String()
+	return f.n.live().allows(k.String())
 }
 
 // run follows what changes in the kernel, and the counters, until ctx ends.
@@ -248,13 +248,14 @@ func (f *fastPaths) setUp(up bool) {
 // setLinks has a socket on each device.
 func (f *fastPaths) setLinks(held []netip.Prefix) {
 	var links []probe.Link
+	now := time.Now()
 	v4, v6 := kernel.VXLANNames(f.n.cfg.Device)
-	if f.allows(path.KernelVXLAN) {
+	if f.takes(path.KernelVXLAN, now) {
 		for _, name := range []string{v4, v6} {
 			links = append(links, probe.Link{Device: name, Kind: path.KernelVXLAN, Addrs: nodeAddrs(held)})
 		}
 	}
-	if f.allows(path.Direct) {
+	if f.takes(path.Direct, now) {
 		for _, name := range f.underlays() {
 			links = append(links, probe.Link{Device: name, Kind: path.Direct, Addrs: nodeAddrs(held)})
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/overlayd/overlayd/encap"
 	"github.com/overlayd/overlayd/internal/kernel"
@@ -177,6 +178,9 @@ func (f *fastPaths) vxlanErr(outer netip.Addr) error {
 // chanceDirect tells whether a plain route to a peer may be tried.
 func (f *fastPaths) chanceDirect(c *conductor, p *fastPeer) path.Chance {
 	if err := f.chance(c, p, path.Direct, membership.CapDirect); err != nil {
+		if err == errNotAllowed && f.takes(path.Direct, time.Now()) {
+			p.senders = f.onLink(p.Addrs)
+		}
 		return path.Chance{Why: err.Error()}
 	}
 	var hops []kernel.DirectHop

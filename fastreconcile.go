@@ -28,6 +28,9 @@ func (f *fastPaths) reconcile(held []netip.Prefix, now time.Time) (again, change
 			again = true
 		}
 	}
+	if f.leftForGood(now) {
+		again = true
+	}
 	if f.rule(held, now) {
 		again = true
 	}

@@ -64,7 +64,7 @@ func (c *conductor) mtu(p *membership.Peer) int {
 // it stay here until it has.
 func (c *conductor) foreign(subnets []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool {
-		return slices.Contains(c.held, p) || slices.ContainsFunc(c.n.cfg.reserved(), p.Overlaps)
+		return slices.Contains(c.held, p) || slices.ContainsFunc(c.n.live().reserved(), p.Overlaps)
 	})
 }
 

@@ -109,6 +109,36 @@ func (n *Node) changeKeys(change func(*membership.Member) error) error {
 	return nil
 }
 
+// installKeys replaces all keys. New ones are accepted before one is used, and the old
+// ones until then. n.keys is held.
+func (n *Node) installKeys(keys [][]byte) error {
+	m := n.parts.member
+	if sameKeys(m.Keys(), keys) {
+		return nil
+	}
+	for _, k := range keys {
+		if err := m.AddKey(k); err != nil {
+			return err
+		}
+	}
+	if err := m.UseKey(keys[0]); err != nil {
+		return err
+	}
+	for _, k := range m.Keys() {
+		if !hasKey(keys, k) {
+			if err := m.RemoveKey(k); err != nil {
+				return err
+			}
+		}
+	}
+	auth, err := encap.NewAuth(keys)
+	if err != nil {
+		return err
+	}
+	n.parts.prober.SetAuth(auth)
+	return nil
+}
+
 func findKey(m *membership.Member, id string) ([]byte, error) {
 	var found [][]byte
 	keys := m.Keys()

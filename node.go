@@ -46,10 +46,13 @@ type Node struct {
 	stopErr  error
 	released bool // the lease was given back
 
-	keys  sync.Mutex // held while keys are changed
+	keys  sync.Mutex // held while keys are changed, and while a new Config is taken up
 	parts parts
-	mesh  atomic.Pointer[mesh] // what status and the data path agree on
-	notes notes                // warnings about this host
+	// reloaded is the Config that was taken up last, nil if none was: see live.
+	reloaded atomic.Pointer[resolved]
+	reloads  chan reloadRequest   // to the conductor
+	mesh     atomic.Pointer[mesh] // what status and the data path agree on
+	notes    notes                // warnings about this host
 }
 
 // phase is where in its life a Node is.
@@ -68,6 +71,7 @@ type parts struct {
 	lock      *control.Lock
 	kernel    *kernel.Kernel
 	underlay  string // interface name, empty if not known
+	outer     underlayMTU
 	endpoints []netip.Addr
 	mtu       innerMTU
 	member    *membership.Member
@@ -106,7 +110,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: r, log: r.log,
-		ready: make(chan struct{}), ended: make(chan struct{}),
+		ready: make(chan struct{}), ended: make(chan struct{}), reloads: make(chan reloadRequest),
 	}
 	n.quit, n.finish = context.WithCancelCause(context.Background())
 	n.mesh.Store(&mesh{view: &membership.View{}})

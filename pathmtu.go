@@ -90,7 +90,7 @@ func (n *Node) headerLen(peer [16]byte) int { return n.framing(peer).codec.Heade
 // sizeHint takes note that inner packets of more than size bytes are said not to
 // reach a peer.
 func (n *Node) sizeHint(peer [16]byte, size int) {
-	if !n.parts.statics.heardOf(peer, size, n.cfg.StaticPeers, time.Now()) {
+	if !n.parts.statics.heardOf(peer, size, n.live().StaticPeers, time.Now()) {
 		n.parts.prober.Hint(peer, size)
 	}
 }

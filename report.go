@@ -41,7 +41,7 @@ func (n *Node) running() bool {
 
 func (n *Node) nodeStatus() NodeStatus {
 	s := NodeStatus{
-		Name: n.cfg.Name, Version: BuildVersion(), Encap: n.cfg.Encap, VNI: n.cfg.VNI, FastPath: n.cfg.FastPath,
+		Name: n.cfg.Name, Version: BuildVersion(), Encap: n.cfg.Encap, VNI: n.cfg.VNI, FastPath: n.live().FastPath,
 		Endpoints: []string{}, Subnets: []netip.Prefix{}, Warnings: []string{},
 	}
 	if !n.running() {

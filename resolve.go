@@ -20,6 +20,7 @@ import (
 type resolved struct {
 	Config
 	settings   membership.Settings
+	named      bool     // Name was given
 	seeds      []string // "host:port"
 	subnetFile string
 	log        *slog.Logger
@@ -53,7 +54,7 @@ func (r *resolved) defaults() error {
 	fill(&r.FastPath, "auto")
 	fill(&r.Offload, "on")
 	fill(&r.Queues, DefaultQueues())
-	if r.Name == "" {
+	if r.named = r.Name != ""; !r.named {
 		name, err := os.Hostname()
 		if err != nil {
 			return fmt.Errorf("the host name cannot be read: %w: give a name with --name", err)

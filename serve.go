@@ -35,6 +35,7 @@ type controlled interface {
 	Ping(ctx context.Context, target string) (PingResult, error)
 	SetPath(ctx context.Context, target, want string) (PathResult, error)
 	Leave(ctx context.Context) error
+	reload(ctx context.Context) ([]string, error)
 	capture(ctx context.Context, cfg CaptureConfig, w io.Writer, flush func() error) (CaptureStats, error)
 }
 
@@ -53,6 +54,7 @@ func controlHandlers(n controlled) control.Handlers {
 	mux.HandleFunc("GET /v1/routes/{addr}", func(w http.ResponseWriter, r *http.Request) { serveLookup(n, w, r) })
 	mux.HandleFunc("POST /v1/ping", func(w http.ResponseWriter, r *http.Request) { servePing(n, w, r) })
 	mux.HandleFunc("POST /v1/path", func(w http.ResponseWriter, r *http.Request) { servePath(n, w, r) })
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) { serveReload(n, w, r) })
 	mux.HandleFunc("POST /v1/evict", func(w http.ResponseWriter, r *http.Request) { serveEvict(n, w, r) })
 	stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveCapture(n, w, r) })
 	return control.Handlers{Query: mux, Stream: stream, Leave: n.Leave}
@@ -118,6 +120,20 @@ func serveEvict(n controlled, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	control.WriteJSON(w, struct{}{})
+}
+
+// reloaded is the answer to a reload.
+type reloaded struct {
+	Changed []string `json:"changed"`
+}
+
+func serveReload(n controlled, w http.ResponseWriter, r *http.Request) {
+	changed, err := n.reload(r.Context())
+	if err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	control.WriteJSON(w, reloaded{append([]string{}, changed...)})
 }
 
 func serveKeys(n controlled, w http.ResponseWriter, r *http.Request) {

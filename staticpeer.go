@@ -118,6 +118,17 @@ func (r *resolved) staticPeerSubnet(i, j int, s netip.Prefix) error {
 	return nil
 }
 
+// sparesLease refuses static peers whose subnets overlap this node's lease.
+func (r *resolved) sparesLease(own netip.Prefix) error {
+	for i := range r.StaticPeers {
+		p := &r.StaticPeers[i]
+		if slices.ContainsFunc(p.Subnets, own.Overlaps) {
+			return fmt.Errorf("static peer %s has %v, which overlaps this node's lease %v: \"overlayd leave\" without the static peer gives it back, or give the peer another subnet", p.Name, p.Subnets, own)
+		}
+	}
+	return nil
+}
+
 // reserved are the subnets of all static peers.
 func (r *resolved) reserved() (out []netip.Prefix) {
 	for i := range r.StaticPeers {

@@ -227,7 +227,7 @@ func (m *Member) Start() error {
 	}
 	now := time.Now()
 	m.leaser = newLeaser(m.id, m.cfg.Settings, m.cfg.Static, m.store, m.cfg.Spread, m.resumed, now)
-	m.elector = elector{id: m.id, wait: m.cfg.Elect, lone: len(m.cfg.Seeds) == 0 && len(m.remembered) == 0, resumes: len(m.cfg.Seeds) == 0 && m.holder, beside: len(m.cfg.Seeds) == 0 && len(m.remembered) > 0, started: now}
+	m.elector = m.newElector(now)
 	m.begun = now
 	m.leaser.live, m.leaser.reserved = m.isAlive, m.cfg.Reserved
 	m.leaser.spreading = func(k Key) bool { return m.queue.fresh(broadcastKey{kind: kindClaim, claim: k}) }
@@ -404,6 +404,14 @@ func (m *Member) do(e effect) error {
 
 func (m *Member) warn(reason string) {
 	m.cfg.OnEvent(Event{Kind: Warning, Reason: reason})
+}
+
+func (m *Member) newElector(now time.Time) elector {
+	seeded, remembers := len(m.cfg.Seeds) > 0, len(m.remembered) > 0
+	return elector{
+		id: m.id, wait: m.cfg.Elect, started: now,
+		lone: !seeded && !remembers, resumes: !seeded && m.holder, beside: !seeded && remembers,
+	}
 }
 
 // elect becomes the first node if it is to be.

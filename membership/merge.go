@@ -55,6 +55,8 @@ func (m *Member) handle(item any, now time.Time) error {
 		return m.twinAnswered(it, now)
 	case evictRequest:
 		m.beginEviction(it, now)
+	case adjustRequest:
+		it.reply <- m.adjust(it.Adjustment, now)
 	}
 	return nil
 }

@@ -218,7 +218,7 @@ func TestVersion(t *testing.T) {
 // TestHelp holds what --help prints, but for the demo and for cobra's own
 // commands.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "lease evict", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "path", "capture", "leave", "cleanup", "config", "config check", "version"} {
+	for _, name := range []string{"", "run", "status", "peers", "routes", "drops", "lease", "lease list", "lease evict", "key", "key generate", "key list", "key add", "key use", "key remove", "ping", "path", "capture", "reload", "leave", "cleanup", "config", "config check", "version"} {
 		t.Run(name, func(t *testing.T) {
 			got := command(t, nil, append(strings.Fields(name), "--help")...)
 			if got.code != 0 || got.stderr != "" {
@@ -241,7 +241,7 @@ func TestCommands(t *testing.T) {
 		names = append(names, c.Name())
 	}
 	got := strings.Join(names, " ")
-	want := "capture cleanup completion config demo drops key lease leave path peers ping routes run status version"
+	want := "capture cleanup completion config demo drops key lease leave path peers ping reload routes run status version"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,7 +25,8 @@ func newRunCommand(env []string) *cobra.Command {
 		Short: "Run a node in the foreground",
 		Long: `Runs a node in the foreground until SIGINT or SIGTERM, which take down all that
 it has made and keep its lease; a signal more than three seconds later exits at
-once. The log goes to standard error. Needs CAP_NET_ADMIN and /dev/net/tun.
+once. SIGHUP has it read its files anew, see "overlayd reload". The log goes to
+standard error. Needs CAP_NET_ADMIN and /dev/net/tun.
 
 Every flag may be given as a variable (--udp-port is OVERLAYD_UDP_PORT) or in the
 config file (udp_port: 8285); a flag wins over the variable, that over the file.
@@ -46,18 +48,15 @@ The file must be closed to others (chmod 600).`,
 		}
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v, err := resolve(cmd.Flags(), env, list, true)
-		if err != nil {
-			return err
-		}
-		cfg, err := nodeConfig(v)
+		read := func() (daemonConfig, error) { return readDaemonConfig(cmd.Flags(), env, list) }
+		start, err := read()
 		if err != nil {
 			return err
 		}
 		// The packet loops keep their places in Go's scheduler while they wait for the
 		// next packet, if there are more than they need.
-		cfg.Queues = overlayd.DefaultQueues()
-		if procs := 3*cfg.Queues + 1; runtime.GOMAXPROCS(0) < procs && os.Getenv("GOMAXPROCS") == "" {
+		start.node.Queues = overlayd.DefaultQueues()
+		if procs := 3*start.node.Queues + 1; runtime.GOMAXPROCS(0) < procs && os.Getenv("GOMAXPROCS") == "" {
 			runtime.GOMAXPROCS(procs)
 		}
 		// Nothing on the packet path allocates, so collecting often costs little, and the
@@ -65,29 +64,33 @@ The file must be closed to others (chmod 600).`,
 		if os.Getenv("GOGC") == "" {
 			debug.SetGCPercent(gcPercent)
 		}
-		cfg.Logger = newLogger(cmd.ErrOrStderr(), v.text("log-level"), v.text("log-format"))
+		level := new(slog.LevelVar)
+		level.Set(start.logLevel)
+		log := newLogger(cmd.ErrOrStderr(), level, start.logFormat)
 		signals := make(chan os.Signal, 2)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-		if !signal.Ignored(syscall.SIGHUP) { // nohup(1) means it
-			signal.Notify(signals, syscall.SIGHUP)
-		}
 		defer signal.Stop(signals)
+		hangups := make(chan os.Signal, 1) // also one that comes too soon is heard
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
 		// A reader of our log that goes away must not take the node with it.
 		broken := make(chan os.Signal, 1)
 		signal.Notify(broken, syscall.SIGPIPE)
 		defer signal.Stop(broken)
 		notify := newNotifier(env)
+		r := &reloader{read: read, log: log, level: level, notify: notify, now: start}
 		for {
-			node, err := overlayd.New(cfg)
+			node, err := overlayd.New(r.config())
 			if err != nil {
 				return err
 			}
-			err = runNode(cmd.Context(), node, signals, cfg.Logger, notify)
+			r.use(node)
+			err = runNode(cmd.Context(), node, signals, hangups, r.reload, log, notify)
 			switch {
 			case errors.Is(err, overlayd.ErrCloned):
-				cfg.Logger.Warn("starting again with a new identity", "reason", err.Error())
+				log.Warn("starting again with a new identity", "reason", err.Error())
 			case errors.Is(err, overlayd.ErrUnderlayChanged):
-				cfg.Logger.Warn("starting again with the new address", "reason", err.Error())
+				log.Warn("starting again with the new address", "reason", err.Error())
 			default:
 				return err
 			}
@@ -99,18 +102,22 @@ The file must be closed to others (chmod 600).`,
 // gcPercent is GOGC for the daemon, see package runtime.
 const gcPercent = 30
 
-// newLogger makes the daemon's log. Level and format were checked before.
-func newLogger(w io.Writer, level, format string) *slog.Logger {
-	var l slog.Level
-	switch level {
+// logLevel is what a level is called; it was checked before.
+func logLevel(text string) slog.Level {
+	switch text {
 	case "debug":
-		l = slog.LevelDebug
+		return slog.LevelDebug
 	case "warn":
-		l = slog.LevelWarn
+		return slog.LevelWarn
 	case "error":
-		l = slog.LevelError
+		return slog.LevelError
 	}
-	opts := &slog.HandlerOptions{Level: l}
+	return slog.LevelInfo
+}
+
+// newLogger makes the daemon's log. The format was checked before.
+func newLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
@@ -132,20 +139,28 @@ type node interface {
 	Stop() error
 	Status() overlayd.Status
 	Events(ctx context.Context) <-chan overlayd.Event
+	Reload(cfg overlayd.Config) ([]string, error)
 }
 
+// reloadFunc reloads a node's settings, and tells of it itself.
+type reloadFunc func(context.Context) ([]string, error)
+
 // runNode runs a node until a signal, until "overlayd leave", or until it
-// stops by itself.
-func runNode(ctx context.Context, node node, signals <-chan os.Signal, log *slog.Logger, notify *notifier) error {
-	// Only report asks the node anything, so that signals are heard even when
-	// the node is stuck.
+// stops by itself. Each of hangups has it reload.
+func runNode(ctx context.Context, node node, signals, hangups <-chan os.Signal, reload reloadFunc, log *slog.Logger, notify *notifier) error {
+	// Only report and obey ask the node anything, so that signals are heard even
+	// when the node is stuck.
 	reporting, stopReporting := context.WithCancel(ctx)
 	defer stopReporting()
 	reported := make(chan struct{})
 	events := node.Events(reporting)
+	started := make(chan struct{})
 	go func() {
 		defer close(reported)
+		var obeying sync.WaitGroup
+		obeying.Go(func() { obey(reporting, started, hangups, reload) })
 		report(reporting, node, events, log, notify)
+		obeying.Wait()
 	}()
 
 	starting, cancelStart := context.WithCancel(ctx)
@@ -159,6 +174,7 @@ func runNode(ctx context.Context, node node, signals <-chan os.Signal, log *slog
 			return
 		}
 		log.Info("started", "version", overlayd.BuildVersion())
+		close(started)
 		ended <- node.Wait()
 	}()
 
@@ -201,6 +217,24 @@ func runNode(ctx context.Context, node node, signals <-chan os.Signal, log *slog
 		return err
 	case <-impatient:
 		return errSecondSignal
+	}
+}
+
+// obey reloads when it is told to, once the node has started. What comes before that
+// waits.
+func obey(ctx context.Context, started <-chan struct{}, hangups <-chan os.Signal, reload reloadFunc) {
+	select {
+	case <-started:
+	case <-ctx.Done():
+		return
+	}
+	for {
+		select {
+		case <-hangups:
+			_, _ = reload(ctx) // it is logged
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -23,13 +23,18 @@ import (
 // fakeNode is a node whose life the test decides.
 type fakeNode struct {
 	startErr  error
-	slowStart bool // Start waits for its context or for Stop
+	slowStart bool          // Start waits for its context or for Stop
+	startGate chan struct{} // if there is one, Start waits for it
 	ready     chan struct{}
 	events    chan overlayd.Event
 	ended     chan error    // what Wait returns
 	stopping  chan struct{} // closed by Stop
 	stopGate  chan struct{} // Stop waits for it
 	once      sync.Once
+	// What Reload was given, and what it answers.
+	reloads   []overlayd.Config
+	changed   []string
+	reloadErr error
 }
 
 func newFakeNode() *fakeNode {
@@ -49,6 +54,9 @@ func (n *fakeNode) Start(ctx context.Context) error {
 		case <-n.stopping:
 			return errors.New("stopped")
 		}
+	}
+	if n.startGate != nil {
+		<-n.startGate
 	}
 	return n.startErr
 }
@@ -72,19 +80,31 @@ func (n *fakeNode) Status() overlayd.Status {
 		Peers: []overlayd.PeerStatus{{Path: overlayd.PathUserspaceUDP}, {Path: overlayd.PathNone}},
 	}
 }
+func (n *fakeNode) Reload(cfg overlayd.Config) ([]string, error) {
+	n.reloads = append(n.reloads, cfg)
+	return n.changed, n.reloadErr
+}
 func (n *fakeNode) Events(context.Context) <-chan overlayd.Event { return n.events }
 
 // running is runNode in the background.
 type running struct {
 	signals chan os.Signal
+	hangups chan os.Signal
+	reloads chan struct{} // gets one for each reload
 	done    chan error
 	log     *lockedBuffer
 }
 
 func startRun(n *fakeNode, notify *notifier) *running {
-	r := &running{signals: make(chan os.Signal, 2), done: make(chan error, 1), log: &lockedBuffer{}}
-	log := newLogger(r.log, "info", "json")
-	go func() { r.done <- runNode(context.Background(), n, r.signals, log, notify) }()
+	r := &running{
+		signals: make(chan os.Signal, 2), hangups: make(chan os.Signal, 1), reloads: make(chan struct{}, 8),
+		done: make(chan error, 1), log: &lockedBuffer{},
+	}
+	log := newLogger(r.log, slog.LevelInfo, "json")
+	reload := func(context.Context) ([]string, error) { r.reloads <- struct{}{}; return nil, nil }
+	go func() {
+		r.done <- runNode(context.Background(), n, r.signals, r.hangups, reload, log, notify)
+	}()
 	return r
 }
 
@@ -280,7 +300,7 @@ func TestRunLogsEvents(t *testing.T) {
 func TestLogger(t *testing.T) {
 	for level, want := range map[string]int{"debug": 4, "info": 3, "warn": 2, "error": 1} {
 		var b bytes.Buffer
-		log := newLogger(&b, level, "text")
+		log := newLogger(&b, logLevel(level), "text")
 		for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
 			log.Log(t.Context(), l, "x")
 		}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // notifier tells the service manager how the daemon does (sd_notify(3)). The
@@ -53,6 +56,22 @@ func (n *notifier) send(lines string) {
 	defer conn.Close()
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = conn.Write([]byte(lines))
+}
+
+// reloading tells that the settings of a node are read anew; what it returns tells that
+// this is over. Of a node that is not ready yet nothing is told, or it would seem to be.
+func (n *notifier) reloading(node node) (over func()) {
+	select {
+	case <-node.Ready():
+	default:
+		return func() {}
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return func() {}
+	}
+	n.send(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
+	return func() { n.send("READY=1\nSTATUS=" + summary(node.Status())) }
 }
 
 // watchdog ticks when a sign of life is due: never, unless one is wanted. The

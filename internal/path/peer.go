@@ -148,7 +148,7 @@ func (p *peer) barred(k Kind) string {
 		if why := p.chances[k].Why; why != "" {
 			return why
 		}
-		return "it cannot be tried"
+		return "--fast-path does not allow it"
 	case l.told && !l.ready:
 		return "the peer is not ready for it"
 	}
