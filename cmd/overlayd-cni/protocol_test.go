@@ -110,7 +110,7 @@ func (m *machine) left() (list []string) {
 		m.t.Fatal(err)
 	}
 	for _, line := range state {
-		if strings.Contains(line, "veth") {
+		if strings.HasPrefix(line, "link veth") {
 			list = append(list, line)
 		}
 	}
