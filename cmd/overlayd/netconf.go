@@ -47,7 +47,7 @@ func parseNetConf(path string, b []byte) (values, error) {
 		return nil, err
 	}
 	if err := n.backendSettings(); err != nil {
-		return nil, fmt.Errorf("Backend: %w", err)
+		return nil, fmt.Errorf("%s: %w", "Backend", err)
 	}
 	return n.v, nil
 }
@@ -146,7 +146,7 @@ func (n *netConf) networks() error {
 		}
 	}
 	if len(networks) == 0 {
-		return errors.New("Network is missing")
+		return fmt.Errorf("%s is missing", "Network")
 	}
 	n.set("network", "Network", networks...)
 	n.set("subnet-len", "SubnetLen", lengths...)

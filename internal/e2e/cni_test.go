@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -54,20 +55,25 @@ func (n *node) cniPlugin() map[string]any {
 // cniNetwork is the name of the network that the tests configure.
 const cniNetwork = "overlay"
 
-// cni runs our plugin by the CNI protocol for eth0 of a container of the lab. It
-// returns the addresses in the result.
-func (n *node) cni(t *testing.T, command string, container *lab.Host) (addrs []netip.Addr) {
+// cniCommand is one run of a plugin by the CNI protocol, for eth0 of a container of
+// the lab.
+func cniCommand(t *testing.T, dirs []string, command string, plugin map[string]any, container *lab.Host) *exec.Cmd {
 	t.Helper()
-	dirs := cniDirs(t)
-	conf := n.cniPlugin()
-	conf["cniVersion"], conf["name"] = "1.0.0", cniNetwork
+	conf := map[string]any{"cniVersion": "1.0.0", "name": cniNetwork}
+	maps.Copy(conf, plugin)
 	stdin, err := json.Marshal(conf)
 	must(t, err)
-	cmd := exec.Command(filepath.Join(dirs[0], "overlayd-cni"))
+	cmd := exec.Command(filepath.Join(dirs[0], plugin["type"].(string)))
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Env = append(daemonEnv(), "CNI_COMMAND="+command, "CNI_CONTAINERID="+container.Name(), "CNI_NETNS="+container.Path(),
 		"CNI_IFNAME=eth0", "CNI_PATH="+strings.Join(dirs, ":"))
-	out, code := n.inside(t, cmd)
+	return cmd
+}
+
+// cni runs a plugin, which must work. It returns the addresses in the result.
+func (n *node) cni(t *testing.T, dirs []string, command string, plugin map[string]any, container *lab.Host) (addrs []netip.Addr) {
+	t.Helper()
+	out, code := n.inside(t, cniCommand(t, dirs, command, plugin, container))
 	if code != 0 {
 		t.Fatalf("%s on %s: %s", command, n, out)
 	}
@@ -164,7 +170,7 @@ func TestCNI(t *testing.T) {
 			c, err := l.Host("c-" + n.Name())
 			must(t, err)
 			containers = append(containers, c)
-			addrs = append(addrs, n.cni(t, "ADD", c))
+			addrs = append(addrs, n.cni(t, cniDirs(t), "ADD", n.cniPlugin(), c))
 		}
 	}
 	onEveryPath(t, nodes[0], nodes[1], attach, func(t *testing.T) {
@@ -177,7 +183,7 @@ func TestCNI(t *testing.T) {
 	})
 	nodes[1].stop(t)
 	for i, n := range nodes {
-		n.cni(t, "DEL", containers[i])
+		n.cni(t, cniDirs(t), "DEL", n.cniPlugin(), containers[i])
 		if left := n.cniLeft(t); len(left) > 0 {
 			t.Errorf("%s: left behind:\n%s", n, strings.Join(left, "\n"))
 		}
@@ -192,15 +198,10 @@ func TestCNINotReady(t *testing.T) {
 	n := nodes[0]
 	c, err := l.Host("c")
 	must(t, err)
-	conf := n.cniPlugin()
-	conf["cniVersion"], conf["name"] = "1.1.0", cniNetwork
-	stdin, err := json.Marshal(conf)
-	must(t, err)
+	plugin := n.cniPlugin()
+	plugin["cniVersion"] = "1.1.0" // for STATUS
 	run := func(command string) (string, int) {
-		cmd := exec.Command(filepath.Join(dirs[0], "overlayd-cni"))
-		cmd.Stdin = bytes.NewReader(stdin)
-		cmd.Env = append(daemonEnv(), "CNI_COMMAND="+command, "CNI_CONTAINERID=c", "CNI_NETNS="+c.Path(), "CNI_IFNAME=eth0", "CNI_PATH="+strings.Join(dirs, ":"))
-		return n.inside(t, cmd)
+		return n.inside(t, cniCommand(t, dirs, command, plugin, c))
 	}
 	for command, code := range map[string]string{"ADD": `"code": 11`, "STATUS": `"code": 50`} {
 		if out, exit := run(command); exit == 0 || !strings.Contains(out, code) {

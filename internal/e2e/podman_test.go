@@ -31,7 +31,7 @@ type engine struct {
 // to put into an image.
 func needsPodman(t *testing.T) (busybox string) {
 	t.Helper()
-	for _, program := range []string{"podman", "crun", "conmon", "nsenter", "unshare"} {
+	for _, program := range []string{"podman", "crun", "conmon", "nsenter", "unshare", "iptables-save"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("needs podman (Debian: podman, crun): %v", err)
 		}
@@ -79,7 +79,9 @@ func podman(t *testing.T, n *node, busybox string) *engine {
 
 	dir := func(name string) string { return filepath.Join(n.Dir(), name) }
 	must(t, os.Mkdir(dir("net.d"), 0o755))
-	list, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": cniNetwork, "plugins": []any{n.cniPlugin()}})
+	list, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": cniNetwork, "plugins": []any{
+		n.cniPlugin(), map[string]any{"type": "portmap", "capabilities": map[string]any{"portMappings": true}},
+	}})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir("net.d"), "overlay.conflist"), list, 0o644))
 	quoted, err := json.Marshal(cniDirs(t))
@@ -139,10 +141,15 @@ func (e *engine) run(t *testing.T, args ...string) string {
 	return out
 }
 
-// container starts a container in the network and returns its addresses.
-func (e *engine) container(t *testing.T, name string) (addrs []netip.Addr) {
+// publishedPort is a port of the hosts that leads to the containers called first.
+const publishedPort = 8080
+
+// container starts a container in the network, which serves HTTP, and returns its
+// addresses.
+func (e *engine) container(t *testing.T, name string, args ...string) (addrs []netip.Addr) {
 	t.Helper()
-	e.run(t, "run", "--detach", "--name", name, "--network", cniNetwork, e.image, "/bin/busybox", "sleep", "3600")
+	args = append([]string{"run", "--detach", "--name", name, "--network", cniNetwork}, args...)
+	e.run(t, append(args, e.image, "/bin/busybox", "httpd", "-f", "-p", "80")...)
 	var seen []struct {
 		NetworkSettings struct {
 			Networks map[string]struct {
@@ -195,7 +202,7 @@ func TestPodman(t *testing.T) {
 	var addrs [][]netip.Addr
 	attach := func(t *testing.T) {
 		for _, e := range engines {
-			addrs = append(addrs, e.container(t, "first"))
+			addrs = append(addrs, e.container(t, "first", "--publish", fmt.Sprintf("%d:80", publishedPort)))
 			e.container(t, "second")
 		}
 	}
@@ -205,6 +212,13 @@ func TestPodman(t *testing.T) {
 				e.ping(t, "first", dst)
 				e.ping(t, "second", dst)
 			}
+			other := nodes[1-i]
+			c, err := e.Dial(within(t, 5*time.Second), "tcp", netip.AddrPortFrom(other.Addr4(), publishedPort))
+			if err != nil {
+				t.Errorf("the published port of %s: %v", other, err)
+				continue
+			}
+			must(t, c.Close())
 		}
 	})
 	for _, e := range engines {
@@ -212,6 +226,10 @@ func TestPodman(t *testing.T) {
 		e.run(t, "rm", "--force", "--time", "0", "second")
 		if left := e.cniLeft(t); len(left) > 0 {
 			t.Errorf("%s: left behind:\n%s", e.node, strings.Join(left, "\n"))
+		}
+		rules, _ := e.inside(t, exec.Command("iptables-save"))
+		if strings.Contains(rules, strconv.Itoa(publishedPort)) {
+			t.Errorf("%s: the rules of the published port are left:\n%s", e.node, rules)
 		}
 		if out := e.run(t, "ps", "--all", "--quiet"); out != "" {
 			t.Errorf("%s: podman still has %s", e.node, out)
