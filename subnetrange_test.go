@@ -57,8 +57,7 @@ func TestSubnetRangeErrors(t *testing.T) {
 	}
 }
 
-// Nodes take what their ranges leave them, and one whose range is full finds no
-// subnet although others are free.
+// Nodes take what their ranges leave them.
 func TestSubnetRangeLease(t *testing.T) {
 	nodes := startMesh(t, 2, func(i int, cfg *Config) {
 		only := netip.AddrFrom4([4]byte{100, 96, byte(9 * i), 0})

@@ -51,6 +51,9 @@ func (a attachments) save(at *attachment) (err error) {
 		return fmt.Errorf("attachment: %w", err)
 	}
 	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync() // a file that is empty after a power failure could not be undone
+	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), a.file(at.ContainerID, at.IfName))
 	}

@@ -25,6 +25,7 @@ type object = map[string]any
 type config struct {
 	cniVersion string
 	name       string
+	runDir     string // of the node, where its control socket is
 	subnetFile string
 	stateDir   string
 	delegate   object // passed through to the bridge plugin
@@ -77,18 +78,19 @@ func parseConfig(b []byte) (*config, error) {
 	c := &config{
 		cniVersion: fields.CNIVersion,
 		name:       fields.Name,
+		runDir:     fields.RunDir,
 		subnetFile: fields.SubnetFile,
 		stateDir:   stateDirOr(fields.StateDir),
 		delegate:   fields.Delegate,
 		passed:     object{},
 	}
-	if fields.RunDir == "" {
-		fields.RunDir = overlayd.DefaultRunDir
+	if c.runDir == "" {
+		c.runDir = overlayd.DefaultRunDir
 	}
 	if c.subnetFile == "" {
-		c.subnetFile = filepath.Join(fields.RunDir, "subnet.env")
+		c.subnetFile = filepath.Join(c.runDir, "subnet.env")
 	}
-	for key, dir := range map[string]string{"runDir": fields.RunDir, "subnetFile": c.subnetFile, "stateDir": c.stateDir} {
+	for key, dir := range map[string]string{"runDir": c.runDir, "subnetFile": c.subnetFile, "stateDir": c.stateDir} {
 		if !filepath.IsAbs(dir) {
 			return nil, invalid("%s: %q does not begin with a slash", key, dir)
 		}
@@ -111,9 +113,6 @@ func parseConfig(b []byte) (*config, error) {
 	}
 	return c, nil
 }
-
-// runDir is where the node's control socket would be.
-func (c *config) runDir() string { return filepath.Dir(c.subnetFile) }
 
 func stateDirOr(dir string) string {
 	if dir == "" {

@@ -178,7 +178,7 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 	if err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
 	}
-	if err := p.alive(c.runDir()); err != nil {
+	if err := p.alive(c.runDir); err != nil {
 		// The subnet is this host's still, but nothing goes by userspace.
 		return types.NewError(types.ErrLimitedConnectivity, err.Error(), "")
 	}

@@ -293,7 +293,12 @@ func TestStatus(t *testing.T) {
 	b.must(b.status(b.args("", nil)))
 	b.stock.fail["STATUS"] = types.NewError(types.ErrPluginNotAvailable, "full", "")
 	b.want(b.status(b.args("", nil)), types.ErrPluginNotAvailable, "full")
-	b.alive = func(string) error { return overlayd.ErrNotRunning }
+	b.alive = func(runDir string) error {
+		if runDir != b.dir {
+			t.Errorf("asked for a node in %s, want %s", runDir, b.dir)
+		}
+		return overlayd.ErrNotRunning
+	}
 	b.want(b.status(b.args("", nil)), types.ErrLimitedConnectivity, "")
 	b.stock.missing = true
 	b.want(b.status(b.args("", nil)), types.ErrPluginNotAvailable, "install the stock CNI plugins")
