@@ -3,6 +3,8 @@
 
 GO      ?= go
 PREFIX  ?= /usr/local
+# One of the directories where podman looks for CNI plugins; others are told.
+CNIDIR  ?= $(PREFIX)/libexec/cni
 OUT     ?= bin/overlayd
 FUZZTIME ?= 10s
 # For "make test TESTFLAGS=-v", or PKGS=./tunnel.
@@ -31,8 +33,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 all: build
 
-build: ## a static binary, bin/overlayd
+build: ## static binaries, bin/overlayd and the CNI plugin bin/overlayd-cni
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT) ./cmd/overlayd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)-cni ./cmd/overlayd-cni
 
 demo: build ## a whole overlay on this machine, in network namespaces
 	$(OUT) demo
@@ -106,8 +109,9 @@ package-check: package ## installs, starts and purges the .deb on a clean Debian
 	bash cmd/overlayd/package/check.sh bin/package/overlayd_*.deb
 
 install: build ## into PREFIX, /usr/local by default; DESTDIR for packages
-	install -d $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNIDIR)
 	install -m 755 $(OUT) $(DESTDIR)$(PREFIX)/bin/overlayd
+	install -m 755 $(OUT)-cni $(DESTDIR)$(CNIDIR)/overlayd-cni
 
 clean:
 	rm -rf bin

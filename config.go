@@ -41,6 +41,10 @@ type Config struct {
 	// Subnets are static subnets inside Networks, at most one per network,
 	// which beat leased ones. A network without one gets a leased subnet.
 	Subnets []netip.Prefix
+	// SubnetRanges narrow what this node leases its subnets from, at most one for
+	// each of Networks. A subnet of an earlier run that lies outside is given up.
+	// None: the whole network.
+	SubnetRanges []SubnetRange
 
 	// Interface is the underlay interface, whose addresses are advertised.
 	Interface string

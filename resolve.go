@@ -23,6 +23,7 @@ type resolved struct {
 	named      bool     // Name was given
 	seeds      []string // "host:port"
 	subnetFile string
+	outside    []netip.Prefix // of SubnetRanges
 	log        *slog.Logger
 }
 
@@ -33,7 +34,7 @@ func resolve(cfg Config) (*resolved, error) {
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
-	for _, step := range []func() error{r.defaults, r.networks, r.underlay, r.words, r.staticPeers, r.join, r.files} {
+	for _, step := range []func() error{r.defaults, r.networks, r.subnetRanges, r.underlay, r.words, r.staticPeers, r.join, r.files} {
 		if err := step(); err != nil {
 			return nil, err
 		}

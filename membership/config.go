@@ -32,8 +32,8 @@ type Config struct {
 	// Static are subnets that this node claims instead of leased ones, at most
 	// one per network.
 	Static []netip.Prefix
-	// Reserved are prefixes that somebody has who does not gossip: this node claims
-	// nothing there.
+	// Reserved are prefixes that somebody has who does not gossip, or that are left to
+	// other nodes: this node claims nothing there.
 	Reserved []netip.Prefix
 
 	// Gossip is the address and port that gossip listens on and advertises.

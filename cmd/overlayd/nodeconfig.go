@@ -19,6 +19,7 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		Networks:        parseList(&p, "network", parsePrefix),
 		SubnetLens:      parseList(&p, "subnet-len", parseLength),
 		Subnets:         parseList(&p, "subnet", parsePrefix),
+		SubnetRanges:    parseList(&p, "subnet-range", parseSubnetRange),
 		Interface:       p.text("interface"),
 		Advertise:       parseList(&p, "advertise", parseAddr),
 		Join:            parseList(&p, "join", parseText),
@@ -151,6 +152,19 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q has no length: write ADDRESS/LENGTH, such as %s/%d", s, addr, length)
 	}
 	return netip.Prefix{}, fmt.Errorf("%q: length %q is not a number from 0 to %d", s, length, a.BitLen())
+}
+
+func parseSubnetRange(s string) (overlayd.SubnetRange, error) {
+	first, last, ok := strings.Cut(s, "-")
+	if !ok {
+		return overlayd.SubnetRange{}, fmt.Errorf("%q is not a range: write FIRST-LAST, such as 100.96.16.0-100.96.31.0", s)
+	}
+	from, err := parseAddr(first)
+	if err != nil {
+		return overlayd.SubnetRange{}, err
+	}
+	to, err := parseAddr(last)
+	return overlayd.SubnetRange{First: from, Last: to}, err
 }
 
 func parseAddr(s string) (netip.Addr, error) {

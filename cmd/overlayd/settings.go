@@ -49,6 +49,7 @@ const variablePrefix = "OVERLAYD_"
 // Names of settings that the code asks for.
 const (
 	flagConfig     = "config"
+	flagNetConf    = "net-conf"
 	flagRunDir     = "run-dir"
 	flagSubnetFile = "subnet-file"
 	flagDevice     = "device"
@@ -64,6 +65,7 @@ func settings() []*setting {
 		{flag: "join", kind: list, arg: "HOST[:PORT],...", help: "hosts to join by; repeats add up; none: this is the first node"},
 		{flag: "subnet-len", kind: numbers, arg: "LEN[,LEN]", shown: "24,64", help: "length of a host's subnet, in the order of --network"},
 		{flag: "subnet", kind: list, arg: "PREFIX[,PREFIX6]", help: "static subnet of this host, which beats leased ones"},
+		{flag: "subnet-range", kind: list, arg: "FIRST-LAST[,...]", help: "lease only subnets from the one that begins with FIRST to the one that begins with LAST; one range for each network"},
 		{flag: "encap", kind: oneOf, def: "udp", choices: []string{"udp", "vxlan"}, help: "framing of packets on the underlay; peers with the other one are reached with theirs"},
 		{flag: "vni", kind: number, arg: "N", def: port(overlayd.DefaultVNI), help: "VXLAN network identifier, 1 to 16777215"},
 		{flag: "vxlan-reserved", kind: oneOf, def: "strict", choices: []string{"strict", "rfc"}, help: "strict drops VXLAN frames with reserved bits set, as Linux does; rfc ignores the bits"},
@@ -84,6 +86,7 @@ func settings() []*setting {
 		{flag: flagSubnetFile, kind: text, arg: "FILE", shown: "RUN-DIR/subnet.env", help: "where the subnet is written for container runtimes"},
 		{flag: flagDevice, kind: text, arg: "NAME", def: overlayd.DefaultDevice, help: "name of the TUN device"},
 		{flag: flagConfig, kind: text, arg: "FILE", help: "config file in YAML; its keys are these flags with underscores"},
+		{flag: flagNetConf, kind: text, arg: "FILE", help: "flannel's net-conf.json, whose values everything else wins over"},
 		{flag: "log-level", kind: oneOf, def: "info", choices: []string{"debug", "info", "warn", "error"}, help: "least level that is logged"},
 		{flag: "log-format", kind: oneOf, def: "text", choices: []string{"text", "json"}, help: "form of the log"},
 	}

@@ -23,7 +23,7 @@ func TestFlagsOfRun(t *testing.T) {
 	want := map[string]string{
 		"network": "", "interface": "", "advertise": "",
 		"join":       "",
-		"subnet-len": "24,64", "subnet": "",
+		"subnet-len": "24,64", "subnet": "", "subnet-range": "", "net-conf": "",
 		"encap": "udp", "vni": "1", "vxlan-reserved": "strict", "offload": "on",
 		"fast-path":    "auto",
 		"static-peer":  "",
@@ -89,10 +89,14 @@ func TestEverySource(t *testing.T) {
 		Networks:   []netip.Prefix{netip.MustParsePrefix("100.96.0.0/16"), netip.MustParsePrefix("fd96::/48")},
 		SubnetLens: []int{25, 65},
 		Subnets:    []netip.Prefix{netip.MustParsePrefix("100.96.7.0/25")},
-		Interface:  "eth0",
-		Advertise:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-		Join:       []string{"a", "b:7000", "[2001:db8::2]:7946"},
-		Name:       "node-1", Encap: "vxlan", VNI: 5, VXLANReserved: "rfc", FastPath: "off", Offload: "off",
+		SubnetRanges: []overlayd.SubnetRange{
+			{First: netip.MustParseAddr("100.96.7.0"), Last: netip.MustParseAddr("100.96.8.128")},
+			{First: netip.MustParseAddr("fd96::"), Last: netip.MustParseAddr("fd96:0:0:f::")},
+		},
+		Interface: "eth0",
+		Advertise: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		Join:      []string{"a", "b:7000", "[2001:db8::2]:7946"},
+		Name:      "node-1", Encap: "vxlan", VNI: 5, VXLANReserved: "rfc", FastPath: "off", Offload: "off",
 		AllowSource: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		StaticPeers: []overlayd.StaticPeer{{
 			Name: "switch", Endpoint: netip.MustParseAddrPort("[2001:db8::7]:4789"), VTEPMAC: [6]byte{2, 0, 0, 0, 0, 0xff},
@@ -103,7 +107,7 @@ func TestEverySource(t *testing.T) {
 		StateDir: "/s", RunDir: "/r", SubnetFile: "/r/x.env", Device: "overlay7",
 	}
 	flags := []string{
-		"--network", "100.96.0.0/16,fd96::/48", "--subnet-len=25,65", "--subnet=100.96.7.0/25", "--interface=eth0",
+		"--network", "100.96.0.0/16,fd96::/48", "--subnet-len=25,65", "--subnet=100.96.7.0/25", "--subnet-range=100.96.7.0-100.96.8.128,fd96::-fd96:0:0:f::", "--interface=eth0",
 		"--advertise=192.0.2.1", "--advertise=2001:db8::1", "--join=a", "--join=b:7000,[2001:db8::2]:7946", "--name=node-1",
 		"--encap=vxlan", "--vni=5", "--vxlan-reserved=rfc",
 		"--static-peer=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "--fast-path=off", "--offload=off", "--allow-source=192.0.2.0/24", "--gossip-port=1",
@@ -111,7 +115,7 @@ func TestEverySource(t *testing.T) {
 		"--state-dir=/s", "--run-dir=/r", "--subnet-file=/r/x.env", "--device=overlay7", "--log-level=warn", "--log-format=json",
 	}
 	env := []string{
-		"OVERLAYD_NETWORK=100.96.0.0/16, fd96::/48", "OVERLAYD_SUBNET_LEN=25,65", "OVERLAYD_SUBNET=100.96.7.0/25", "OVERLAYD_INTERFACE=eth0",
+		"OVERLAYD_NETWORK=100.96.0.0/16, fd96::/48", "OVERLAYD_SUBNET_LEN=25,65", "OVERLAYD_SUBNET=100.96.7.0/25", "OVERLAYD_SUBNET_RANGE=100.96.7.0-100.96.8.128,fd96::-fd96:0:0:f::", "OVERLAYD_INTERFACE=eth0",
 		"OVERLAYD_ADVERTISE=192.0.2.1,2001:db8::1", "OVERLAYD_JOIN=a,b:7000,[2001:db8::2]:7946", "OVERLAYD_NAME=node-1",
 		"OVERLAYD_ENCAP=vxlan", "OVERLAYD_VNI=5", "OVERLAYD_VXLAN_RESERVED=rfc",
 		"OVERLAYD_STATIC_PEER=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "OVERLAYD_FAST_PATH=off", "OVERLAYD_OFFLOAD=off",
@@ -124,6 +128,7 @@ func TestEverySource(t *testing.T) {
 network: [100.96.0.0/16, "fd96::/48"]
 subnet_len: [25, 65]
 subnet: 100.96.7.0/25
+subnet_range: [100.96.7.0-100.96.8.128, "fd96::-fd96:0:0:f::"]
 interface: eth0
 advertise: 192.0.2.1,2001:db8::1
 join:
@@ -152,9 +157,10 @@ device: overlay7
 log_level: warn
 log_format: json
 `
-	// Each source names every setting but the two that cannot be given.
+	// Each source names every setting but those that cannot be given, and --net-conf,
+	// which has a test of its own.
 	for _, s := range settings() {
-		if s.flag == "static-peer" || s.flag == "config" {
+		if s.flag == "static-peer" || s.flag == "config" || s.flag == flagNetConf {
 			continue
 		}
 		if all := strings.Join(flags, "\n"); !strings.Contains(all, "--"+s.flag) {

@@ -26,8 +26,8 @@ func (v values) text(flag string) string {
 }
 
 // resolve decides every setting of list: a flag wins over its variable, that
-// over the config file, that over the default. A setting is taken from one
-// source as a whole: lists of two sources do not mix.
+// over the config file, that over flannel's net-conf.json, that over the default.
+// A setting is taken from one source as a whole: lists of two sources do not mix.
 //
 // strict also refuses OVERLAYD_* variables that are no setting, since a
 // misspelt one would be a silent default. Commands that know a part of the
@@ -49,6 +49,7 @@ func resolve(fs *pflag.FlagSet, env []string, list []*setting, strict bool) (val
 		}
 	}
 	fromFlags := flagValues(fs)
+	var given []values // what wins comes later
 
 	file := fromEnv.text(flagConfig)
 	if f, ok := fromFlags[flagConfig]; ok {
@@ -59,10 +60,25 @@ func resolve(fs *pflag.FlagSet, env []string, list []*setting, strict bool) (val
 		if err != nil {
 			return nil, err
 		}
-		overlay(fromFile)
+		given = append(given, fromFile)
 	}
-	overlay(fromEnv)
-	overlay(fromFlags)
+	given = append(given, fromEnv, fromFlags)
+	var netConf string
+	for _, from := range given {
+		if f, ok := from[flagNetConf]; ok {
+			netConf = f.items[0]
+		}
+	}
+	if netConf != "" {
+		fromNetConf, err := readNetConf(netConf)
+		if err != nil {
+			return nil, err
+		}
+		overlay(fromNetConf)
+	}
+	for _, from := range given {
+		overlay(from)
+	}
 	return v, nil
 }
 

@@ -19,6 +19,9 @@ const parallelLabs = 4
 // overlayd is the path of the program under test.
 var overlayd string
 
+// builds is a directory for what tests build, gone when they end.
+var builds string
+
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
 		fmt.Fprintln(os.Stderr, playRole(role, os.Args[1:]))
@@ -35,6 +38,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	builds = dir
 	// Tests also run the daemon as a user without privileges.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, err)

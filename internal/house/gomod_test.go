@@ -30,6 +30,7 @@ var allowed = map[string]string{
 	"github.com/google/go-cmp":            "tests",
 	"go.uber.org/goleak":                  "tests",
 
+	"github.com/containernetworking/cni": "the CNI protocol",
 	"github.com/hashicorp/go-multierror": "the type of memberlist's join errors",
 }
 

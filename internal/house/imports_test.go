@@ -103,6 +103,7 @@ var homes = []home{
 	{"github.com/mdlayher/", []string{"internal/kernel"}, false, "one room reaches the kernel"},
 	{"github.com/songgao/water", []string{"tunnel"}, false, "it stays behind tunnel.Device"},
 	{"github.com/hashicorp/", []string{"membership"}, false, "it stays behind membership.Member"},
+	{"github.com/containernetworking/cni", []string{"cmd/overlayd-cni"}, false, "one program speaks CNI"},
 	{"github.com/spf13/", []string{"cmd"}, false, "libraries have no command line"},
 	{"sigs.k8s.io/yaml", []string{"cmd"}, false, "libraries take a Config"},
 	{"github.com/cilium/ebpf", []string{"bench"}, false, "it is for measuring"},

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlayd/overlayd"
+)
+
+// plugin answers the commands of the CNI protocol.
+type plugin struct {
+	exec   invoke.Exec
+	stdout io.Writer
+	alive  func(runDir string) error
+}
+
+// alive returns an error if no node answers in a run directory. A node that we
+// may not ask is alive.
+func alive(runDir string) error {
+	if _, err := overlayd.Dial(runDir); errors.Is(err, overlayd.ErrNotRunning) {
+		return err
+	}
+	return nil
+}
+
+// subnetEnv reads what the node holds. If it holds nothing yet, the error has the
+// given CNI code.
+func subnetEnv(c *config, code uint) (overlayd.SubnetEnv, error) {
+	env, err := overlayd.ReadSubnetEnv(c.subnetFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return env, types.NewError(code, "overlayd holds no subnet (yet): there is no "+c.subnetFile, "see \"overlayd status\" on this host")
+	case err != nil:
+		return env, types.NewError(code, err.Error(), "")
+	}
+	return env, nil
+}
+
+// add attaches a container.
+func (p *plugin) add(args *skel.CmdArgs) error {
+	ctx := context.Background()
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if c.prevResult != nil {
+		return invalid("overlayd-cni makes the interface: it has to be the first plugin of the list")
+	}
+	env, err := subnetEnv(c, types.ErrTryAgainLater)
+	if err != nil {
+		return err
+	}
+	d := delegateConfig(c, env)
+	if d["cniVersion"], err = p.agree(ctx, d, args.Path, c.cniVersion); err != nil {
+		return err
+	}
+	store := attachmentsOf(c.stateDir, c.name)
+	// A second ADD without a DEL between is the runtime's mistake, or a container
+	// that was there before the host restarted. The delegate decides; if it refuses,
+	// what the first one made stays, and can be undone.
+	before, err := store.load(args.ContainerID, args.IfName)
+	if err != nil {
+		return err
+	}
+	// Saved first, so that whatever happens from here on can be undone by DEL.
+	at := &attachment{ContainerID: args.ContainerID, IfName: args.IfName, Netns: args.Netns, Subnets: env.Subnets, Delegate: d}
+	if err := store.save(at); err != nil {
+		return err
+	}
+	result, err := p.result(ctx, call{verb: "ADD", args: args, conf: d})
+	if err != nil {
+		// What the delegate had made by then is undone by the DEL that a runtime
+		// sends after a failure, with what is saved. It is not done here, where the
+		// interface of another network may be what ADD has stumbled over.
+		if before != nil {
+			err = also(err, store.save(before))
+		}
+		return err
+	}
+	if result, err = result.GetAsVersion(c.cniVersion); err == nil {
+		err = result.PrintTo(p.stdout)
+	}
+	if err != nil {
+		err = also(err, p.detach(ctx, store, at, args))
+	}
+	return err
+}
+
+// also puts a second error behind the one that the runtime is told, which stays a
+// CNI error if it is one.
+func also(err, second error) error {
+	if second == nil {
+		return err
+	}
+	var e *types.Error
+	if errors.As(err, &e) {
+		return types.NewError(e.Code, e.Msg, fmt.Sprintf("%s; and then: %v", e.Details, second))
+	}
+	return errors.Join(err, second)
+}
+
+// del detaches a container. It needs no running node, and nothing of the
+// configuration but its name and where attachments are kept. What is not
+// attached is detached already.
+func (p *plugin) del(args *skel.CmdArgs) error {
+	store, err := storeOf(args.StdinData)
+	if err != nil {
+		return err
+	}
+	at, err := store.load(args.ContainerID, args.IfName)
+	if err != nil || at == nil {
+		return err
+	}
+	return p.detach(context.Background(), store, at, args)
+}
+
+// detach undoes an attachment and forgets it. If the delegate fails it stays
+// remembered, for the next DEL.
+func (p *plugin) detach(ctx context.Context, store attachments, at *attachment, args *skel.CmdArgs) error {
+	if err := p.run(ctx, call{verb: "DEL", args: args, conf: at.Delegate}); err != nil {
+		return err
+	}
+	return store.remove(at)
+}
+
+// check finds out whether a container is attached as ADD has left it.
+func (p *plugin) check(args *skel.CmdArgs) error {
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if c.prevResult == nil {
+		return invalid("CHECK needs the prevResult of ADD")
+	}
+	at, err := attachmentsOf(c.stateDir, c.name).load(args.ContainerID, args.IfName)
+	if err != nil {
+		return err
+	}
+	if at == nil {
+		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("%s of container %s is not attached to %s", args.IfName, args.ContainerID, c.name), "")
+	}
+	// While the node is down, its subnets are as they were for all that we know.
+	env, err := overlayd.ReadSubnetEnv(c.subnetFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && !slices.Equal(env.Subnets, at.Subnets) {
+		return fmt.Errorf("this host had %v when the container was attached and has %v now: attach it anew", at.Subnets, env.Subnets)
+	}
+	prev, err := c.prevResult.GetAsVersion(text(at.Delegate, "cniVersion"))
+	if err != nil {
+		return fmt.Errorf("prevResult: %w", err)
+	}
+	return p.run(context.Background(), call{verb: "CHECK", args: args, conf: at.Delegate, extra: object{"prevResult": prev}})
+}
+
+// status tells whether ADD would work.
+func (p *plugin) status(args *skel.CmdArgs) error {
+	ctx := context.Background()
+	c, err := parseConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	env, err := subnetEnv(c, types.ErrPluginNotAvailable)
+	if err != nil {
+		return err
+	}
+	d := delegateConfig(c, env)
+	v, err := p.agree(ctx, d, args.Path, c.cniVersion)
+	if err != nil {
+		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
+	}
+	if err := p.alive(c.runDir); err != nil {
+		// The subnet is this host's still, but nothing goes by userspace.
+		return types.NewError(types.ErrLimitedConnectivity, err.Error(), "")
+	}
+	if v != spec11 {
+		return nil
+	}
+	d["cniVersion"] = v
+	return p.run(ctx, call{verb: "STATUS", args: args, conf: d})
+}
