@@ -10,7 +10,7 @@
 //   - addresses are /32 or /128 with IFA_F_NOPREFIXROUTE, and are looked for
 //     on those devices only;
 //   - the guard of the kernel paths is an nftables table of its own, inet
-//     "overlayd-" and the device's name.
+//     "overlayd-" and the device's name; masquerading is another, with "/nat" behind.
 //
 // Other people's firewall and policy rules are read, never written.
 //
@@ -68,7 +68,8 @@ type Kernel struct {
 	h      *netlink.Handle
 	ns     int // the namespace's file descriptor; -1 if /proc does not tell
 	closed bool
-	guard  *guardState // what SetGuard has made; nil: nothing
+	guard  *guardState      // what SetGuard has made; nil: nothing
+	masq   *masqueradeState // what SetMasquerade has made; nil: nothing
 }
 
 // Open connects to the network namespace of the calling thread: a caller that
