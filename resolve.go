@@ -192,6 +192,9 @@ func (r *resolved) words() error {
 	default:
 		return badConfig("fast path %q is none of auto, off, kernel-vxlan, direct", r.FastPath)
 	}
+	if r.IPMasq && r.Tunnel != nil {
+		return badConfig("masquerading changes the kernel's rules, and with a device of its caller's own a node leaves the kernel alone: use one of them")
+	}
 	if r.Queues < 1 || r.Queues > maxQueues {
 		return badConfig("%d queues: give 1 to %d, or 0 to have them follow the processors", r.Queues, maxQueues)
 	}

@@ -29,6 +29,7 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		StaticPeers:     parseList(&p, "static-peer", parseStaticPeer),
 		FastPath:        p.oneOf("fast-path"),
 		KeepPaths:       p.boolean("keep-paths"),
+		IPMasq:          p.boolean("ip-masq"),
 		AllowSource:     parseList(&p, "allow-source", parsePrefix),
 		GossipPort:      p.port("gossip-port"),
 		UDPPort:         p.port("udp-port"),
