@@ -43,7 +43,7 @@ func (k *Kernel) Release(dev string, networks []netip.Prefix) ([]string, error) 
 // Cleanup removes what daemons left behind that are gone: every route with
 // RouteProtocol, in all tables and both families, our policy rules, the VXLAN
 // devices that carry DeviceAlias, and then the guards that stood before those and
-// before dev, and their masquerades. Not what a daemon that lives has, on whatever
+// before dev, and their masquerades and accept rules. Not what a daemon that lives has, on whatever
 // device: it has a route to its TUN, and all of its other routes lie inside that
 // one's network. It returns what was removed, in words, also along with an error.
 //
@@ -85,8 +85,9 @@ func (k *Kernel) Cleanup(dev string) ([]string, error) {
 	for _, owner := range append(owners, dev) {
 		guard, gerr := k.removeGuard(owner)
 		masq, merr := k.removeMasquerade(owner)
-		removed = slices.Concat(removed, guard, masq)
-		err = errors.Join(err, gerr, merr)
+		rules, ferr := k.removeForwardRules(owner)
+		removed = slices.Concat(removed, guard, masq, rules)
+		err = errors.Join(err, gerr, merr, ferr)
 	}
 	return removed, err
 }
