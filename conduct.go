@@ -92,6 +92,7 @@ func (n *Node) conduct() {
 			if !c.keepMasquerade(now) {
 				return
 			}
+			c.keepForwardRules()
 			again, changed := n.parts.fast.reconcile(c.held, now)
 			if changed {
 				c.repair()
@@ -141,6 +142,7 @@ type conductor struct {
 	goneSince time.Time
 	ready     bool
 	masq      masquerade
+	accepting forwardRules
 }
 
 // update reports whether the node goes on.
@@ -271,6 +273,7 @@ func (c *conductor) setHeld(view *membership.View) (fresh []netip.Prefix, err er
 			return nil, err
 		}
 	}
+	c.setForwardRules()
 	for _, p := range c.held {
 		if !slices.Contains(before, p) {
 			fresh = append(fresh, p)

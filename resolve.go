@@ -52,6 +52,7 @@ func (r *resolved) defaults() error {
 	fill(&r.VXLANReserved, "strict")
 	fill(&r.FastPath, "auto")
 	fill(&r.Offload, "on")
+	fill(&r.ForwardRules, "auto")
 	fill(&r.Queues, DefaultQueues())
 	if r.Name == "" {
 		name, err := os.Hostname()
@@ -191,6 +192,9 @@ func (r *resolved) words() error {
 	case "auto", "off", PathKernelVXLAN, PathDirect:
 	default:
 		return badConfig("fast path %q is none of auto, off, kernel-vxlan, direct", r.FastPath)
+	}
+	if r.ForwardRules != "auto" && r.ForwardRules != "off" {
+		return badConfig("forward rules %q: auto and off are possible", r.ForwardRules)
 	}
 	if r.IPMasq && r.Tunnel != nil {
 		return badConfig("masquerading changes the kernel's rules, and with a device of its caller's own a node leaves the kernel alone: use one of them")

@@ -30,6 +30,7 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		FastPath:        p.oneOf("fast-path"),
 		KeepPaths:       p.boolean("keep-paths"),
 		IPMasq:          p.boolean("ip-masq"),
+		ForwardRules:    p.oneOf("forward-rules"),
 		AllowSource:     parseList(&p, "allow-source", parsePrefix),
 		GossipPort:      p.port("gossip-port"),
 		UDPPort:         p.port("udp-port"),
