@@ -154,6 +154,46 @@ func echoTCP(t testing.TB, from, to *lab.Namespace, dst, want netip.Addr) {
 	}
 }
 
+// TestMasqueradeKept: with --keep-paths containers reach the world also while their host
+// has no daemon, and the next one takes over without a loss.
+func TestMasqueradeKept(t *testing.T) {
+	t.Parallel()
+	_, sw, nodes := fast(t, 2, "kernel-vxlan", "--keep-paths", "--ip-masq")
+	outside, err := sw.Host("outside", lab.PortConfig{})
+	must(t, err)
+	a, b := nodes[0], nodes[1]
+	flows := []*flow{startFlow(t, a, b, b.container.Addr4(), 500), startFlow(t, b, a, a.container.Addr6(), 500)}
+	before := fastState(t, b)
+	b.stop(t)
+	env, err := lab.ReadSubnetEnv(filepath.Join(b.runDir(), "subnet.env"))
+	if err != nil || !env.IPMasq {
+		t.Errorf("subnet.env is %+v, %v", env, err)
+	}
+	for _, of := range bothFamilies {
+		seenAs(t, b.container.Namespace, outside.Namespace, of(outside), of(b))
+	}
+	pingAll(t, b.container.Namespace, lab.PingConfig{Dst: outside.Addr4(), Count: 50})
+	b.start(t, "--fast-path", "kernel-vxlan", "--keep-paths", "--ip-masq")
+	b.lease(t)
+	pingAll(t, b.container.Namespace, lab.PingConfig{Dst: outside.Addr6(), Count: 50})
+	b.awaitPath(t, 20*time.Second, a, "kernel-vxlan")
+	for _, of := range bothFamilies {
+		seenAs(t, b.container.Namespace, outside.Namespace, of(outside), of(b))
+	}
+	if !b.env.IPMasq {
+		t.Error("FLANNEL_IPMASQ is false")
+	}
+	labtest.Eventually(t, 15*time.Second, func() error { // what it need not keep goes later
+		if d := difference(before, fastState(t, b)); d != "" {
+			return fmt.Errorf("the host's state differs: %s", d)
+		}
+		return nil
+	})
+	for _, f := range flows {
+		f.endWhole(t)
+	}
+}
+
 // TestMasqueradeAlone: a node without kernel paths keeps its masquerading up as well,
 // a cleanup removes it, and a start that does not ask for it.
 func TestMasqueradeAlone(t *testing.T) {

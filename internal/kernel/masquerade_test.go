@@ -205,6 +205,36 @@ func TestMasquerade(t *testing.T) {
 		}
 	}
 
+	// A connection goes on under the same source when the table is made anew, and also
+	// when somebody has taken it away for a while.
+	ear, err := outside.ListenUDP(netip.AddrPortFrom(outside.Addr4(), 6000))
+	ok(t, err)
+	defer ear.Close()
+	going, err := c1.Dial(t.Context(), "udp", netip.AddrPortFrom(outside.Addr4(), 6000))
+	ok(t, err)
+	defer going.Close()
+	ok(t, ear.SetDeadline(time.Now().Add(10*time.Second)))
+	seen := func() netip.AddrPort {
+		t.Helper()
+		_, err := going.Write([]byte("data"))
+		ok(t, err)
+		_, from, err := ear.ReadFromUDPAddrPort(make([]byte, 64))
+		ok(t, err)
+		return from
+	}
+	first := seen()
+	changed := masquerade()
+	changed.Ports = append(changed.Ports, 9998)
+	ok(t, k.SetMasquerade(changed))
+	if now := seen(); now != first || now.Addr().Unmap() != host1.Addr4() {
+		t.Errorf("behind a new table the source is %v, was %v", now, first)
+	}
+	ok(t, host1.FlushRuleset("overlayd-"))
+	ok(t, k.SetMasquerade(changed))
+	if now := seen(); now != first {
+		t.Errorf("behind a repaired table the source is %v, was %v", now, first)
+	}
+
 	// What leaves by a device of the overlay stays as it is, whatever its destination.
 	ok(t, host1.Do(func() error { (&host{T: t}).tun("overlay0", unix.IFF_TUN); return nil }))
 	ok(t, host1.SetUp("overlay0", true))
