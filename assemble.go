@@ -27,7 +27,7 @@ import (
 func (n *Node) assemble(ctx context.Context) error {
 	steps := []func() error{
 		n.lockRunDir, n.openKernel, n.findUnderlay, n.openMember, n.checkConflicts,
-		n.bindSockets, n.openDevice, n.bindMore, n.configureDevice, n.openFast, n.startGossip, n.startForwarding, n.serve,
+		n.bindSockets, n.openDevice, n.bindMore, n.configureDevice, n.openFast, n.openMasquerade, n.openForwardRules, n.startGossip, n.startForwarding, n.serve,
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -388,6 +388,8 @@ func (n *Node) dismantle() {
 		if p.kernel != nil && !n.keeps() {
 			fail("kernel paths", p.fast.remove())
 			if p.device != nil {
+				fail("masquerading", n.removeMasquerade())
+				fail("firewall", n.removeForwardRules())
 				_, err := p.kernel.Release(n.cfg.Device, n.cfg.Networks)
 				fail("routes", err)
 			}

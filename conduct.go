@@ -96,6 +96,10 @@ func (n *Node) conduct() {
 			if !c.underlayMoved(now) {
 				return
 			}
+			if !c.keepMasquerade(now) {
+				return
+			}
+			c.keepForwardRules()
 			again, changed := n.parts.fast.reconcile(c.held, now)
 			if changed {
 				c.repair()
@@ -144,13 +148,15 @@ type conductor struct {
 	// goneSince is since when the first endpoint is not on its interface.
 	goneSince time.Time
 	ready     bool
+	masq      masquerade
+	accepting forwardRules
 }
 
 // update reports whether the node goes on.
 func (c *conductor) update() bool {
 	n := c.n
 	view := n.parts.member.View()
-	fresh, err := c.setHeld(view.Held)
+	fresh, err := c.setHeld(view)
 	if err != nil {
 		n.finish(err)
 		return false
@@ -257,36 +263,45 @@ func (c *conductor) announce(old, next *mesh) {
 
 // setHeld tells the kernel, and whoever sources subnet.env, which subnets are
 // ours now, and returns those that were not before.
-func (c *conductor) setHeld(held []netip.Prefix) (fresh []netip.Prefix, err error) {
-	if slices.Equal(held, c.held) {
-		return nil, nil
-	}
-	n := c.n
-	if k := n.parts.kernel; k != nil {
+func (c *conductor) setHeld(view *membership.View) (fresh []netip.Prefix, err error) {
+	n, held := c.n, view.Held
+	before := c.held
+	moved := !slices.Equal(held, before)
+	if k := n.parts.kernel; k != nil && moved {
 		between := func() { n.parts.fast.moveTo(held) }
-		if err := setKernelHeld(k, n.cfg.Device, n.cfg.Networks, nodeAddrs(c.held), nodeAddrs(held), between); err != nil {
+		if err := setKernelHeld(k, n.cfg.Device, n.cfg.Networks, nodeAddrs(before), nodeAddrs(held), between); err != nil {
 			return nil, fmt.Errorf("the kernel does not take our subnets %v: %w", held, err)
 		}
 	}
-	before := c.held
-	c.held = slices.Clone(held)
-	if n.cfg.subnetFile != "" {
-		n.parts.envWritten = true
-		if len(held) == len(n.cfg.Networks) {
-			err = WriteSubnetEnv(n.cfg.subnetFile, SubnetEnv{Networks: n.cfg.Networks, Subnets: held, MTU: int(n.parts.mtu)})
-		} else {
-			err = RemoveSubnetEnv(n.cfg.subnetFile)
-		}
-		if err != nil {
+	if moved {
+		c.held = slices.Clone(held)
+	}
+	if c.setMasquerade(view) || moved {
+		if err := c.writeEnv(); err != nil {
 			return nil, err
 		}
 	}
-	for _, p := range held {
+	c.setForwardRules()
+	for _, p := range c.held {
 		if !slices.Contains(before, p) {
 			fresh = append(fresh, p)
 		}
 	}
 	return fresh, nil
+}
+
+// writeEnv tells whoever sources subnet.env of our subnets, once there is one of each
+// network.
+func (c *conductor) writeEnv() error {
+	n := c.n
+	if n.cfg.subnetFile == "" {
+		return nil
+	}
+	n.parts.envWritten = true
+	if len(c.held) < len(n.cfg.Networks) {
+		return RemoveSubnetEnv(n.cfg.subnetFile)
+	}
+	return WriteSubnetEnv(n.cfg.subnetFile, SubnetEnv{Networks: n.cfg.Networks, Subnets: c.held, MTU: int(n.parts.mtu), IPMasq: c.masq.stands})
 }
 
 // setKernelHeld moves the node's addresses. The routes name an address as their

@@ -73,6 +73,21 @@ type Config struct {
 	// next start to take over, and say no good-bye: what goes by kernel paths goes on.
 	// Cleanup removes them.
 	KeepPaths bool
+	// IPMasq has the host hide its containers behind its own address when they reach
+	// beyond the overlay networks, by rules in an nftables table of the node's own: they
+	// stand while the node holds a subnet, until Stop, or beyond it where KeepPaths keeps
+	// the kernel's paths. What stays within the overlay is never rewritten, by no path;
+	// UDP to the overlay's data ports neither, so that no container sends in its host's
+	// name. Where the rules cannot be had the node runs without them, with a warning, and
+	// subnet.env says so.
+	IPMasq bool
+	// ForwardRules is "auto" (the default): where an iptables FORWARD chain of this host
+	// (as nftables' tables "ip filter" and "ip6 filter" have it) would drop the overlay's
+	// packets, rules that accept those from and to the overlay networks are put at its
+	// head, into DOCKER-USER where Docker has made that. They stand as IPMasq's do. Or
+	// "off": what drops packets is told, and nothing is changed. Firewalls of other make,
+	// and those of legacy iptables, are told of only.
+	ForwardRules string
 	// AllowSource are inner source prefixes outside of the overlay networks
 	// that this node accepts from any of its peers.
 	AllowSource []netip.Prefix

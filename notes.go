@@ -18,6 +18,7 @@ type notes struct {
 	contested []string // subnets of static peers that nodes have leased
 	refused   string   // why there is no forwarding table of what gossip says
 	repair    string   // why our own addresses and routes cannot be put back, empty if they stand
+	masq      string   // why there is no masquerading, though it was asked for
 }
 
 // all returns everything that stands now, for the status.
@@ -25,7 +26,7 @@ func (w *notes) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	all := slices.Concat(w.conflicts, w.findings, w.contested, w.gossip)
-	for _, text := range []string{w.refused, w.repair} {
+	for _, text := range []string{w.refused, w.repair, w.masq} {
 		if text != "" {
 			all = append(all, text)
 		}
@@ -88,6 +89,16 @@ func (w *notes) setRepair(err error) {
 	if err != nil {
 		w.repair = "the overlay's addresses and routes on this host cannot be put back: " + err.Error()
 	}
+}
+
+// setMasquerade takes note of why there is no masquerading, empty if there is no
+// reason, and reports whether that is new.
+func (w *notes) setMasquerade(why string) (fresh bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	fresh = why != "" && why != w.masq
+	w.masq = why
+	return fresh
 }
 
 // diagnose looks this host over and tells what is new.

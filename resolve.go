@@ -54,6 +54,7 @@ func (r *resolved) defaults() error {
 	fill(&r.VXLANReserved, "strict")
 	fill(&r.FastPath, "auto")
 	fill(&r.Offload, "on")
+	fill(&r.ForwardRules, "auto")
 	fill(&r.Queues, DefaultQueues())
 	if r.named = r.Name != ""; !r.named {
 		name, err := os.Hostname()
@@ -193,6 +194,12 @@ func (r *resolved) words() error {
 	case "auto", "off", PathKernelVXLAN, PathDirect:
 	default:
 		return badConfig("fast path %q is none of auto, off, kernel-vxlan, direct", r.FastPath)
+	}
+	if r.ForwardRules != "auto" && r.ForwardRules != "off" {
+		return badConfig("forward rules %q: auto and off are possible", r.ForwardRules)
+	}
+	if r.IPMasq && r.Tunnel != nil {
+		return badConfig("masquerading changes the kernel's rules, and with a device of its caller's own a node leaves the kernel alone: use one of them")
 	}
 	if r.Queues < 1 || r.Queues > maxQueues {
 		return badConfig("%d queues: give 1 to %d, or 0 to have them follow the processors", r.Queues, maxQueues)

@@ -108,6 +108,8 @@ func TestBadConfig(t *testing.T) {
 		{"reserved bits", func(c *Config) { c.VXLANReserved = "lax" }, []string{`"lax"`, "strict and rfc"}},
 		{"fast path", func(c *Config) { c.FastPath = "fast" }, []string{`"fast"`, "auto, off, kernel-vxlan, direct"}},
 		{"offload", func(c *Config) { c.Offload = "yes" }, []string{`"yes"`, "on nor off"}},
+		{"forward rules", func(c *Config) { c.ForwardRules = "on" }, []string{`"on"`, "auto and off"}},
+		{"masquerading without the kernel", func(c *Config) { c.IPMasq, c.Tunnel = true, newDevice() }, []string{"masquerading", "leaves the kernel alone", "use one of them"}},
 		{"VNI", func(c *Config) { c.VNI = 1 << 24 }, []string{"VNI 16777216", "between 1 and 16777215"}},
 		{"MTU too small", func(c *Config) { c.MTU = 575 }, []string{"MTU 575", "between 576 and 65485"}},
 		{"MTU negative", func(c *Config) { c.MTU = -1 }, []string{"MTU -1", "between 576 and 65485"}},

@@ -30,6 +30,8 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		StaticPeers:     parseList(&p, "static-peer", parseStaticPeer),
 		FastPath:        p.oneOf("fast-path"),
 		KeepPaths:       p.boolean("keep-paths"),
+		IPMasq:          p.boolean("ip-masq"),
+		ForwardRules:    p.oneOf("forward-rules"),
 		AllowSource:     parseList(&p, "allow-source", parsePrefix),
 		GossipPort:      p.port("gossip-port"),
 		UDPPort:         p.port("udp-port"),

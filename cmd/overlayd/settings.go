@@ -73,6 +73,8 @@ func settings() []*setting {
 		{flag: "fast-path", kind: oneOf, def: "auto", choices: []string{"auto", "off", "kernel-vxlan", "direct"}, help: "which kernel paths may be taken: all that are proven, none, or one kind"},
 		{flag: "static-peer", kind: repeated, arg: "PEER", help: "peer that speaks no gossip, as name=N,endpoint=ADDR[:PORT],subnet=PREFIX[,vtep-mac=MAC]; repeatable; without vtep-mac it is asked for by ARP or ND"},
 		{flag: "allow-source", kind: list, arg: "PREFIX", help: "source addresses outside the overlay that peers may send from; repeats add up"},
+		{flag: "ip-masq", kind: boolean, help: "hide containers behind this host's address when they reach beyond the overlay"},
+		{flag: "forward-rules", kind: oneOf, def: "auto", choices: []string{"auto", "off"}, help: "auto adds rules that accept the overlay to an iptables FORWARD chain that would drop it; off only warns"},
 		{flag: "gossip-port", kind: number, arg: "PORT", def: port(overlayd.DefaultGossipPort), help: "gossip, UDP and TCP"},
 		{flag: "udp-port", kind: number, arg: "PORT", def: port(overlayd.DefaultUDPPort), help: "udp encap"},
 		{flag: "vxlan-port", kind: number, arg: "PORT", def: port(overlayd.DefaultVXLANPort), help: "vxlan encap in userspace"},

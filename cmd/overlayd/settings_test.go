@@ -28,7 +28,7 @@ func TestFlagsOfRun(t *testing.T) {
 		"fast-path":    "auto",
 		"static-peer":  "",
 		"allow-source": "", "gossip-port": "7946", "udp-port": "8285", "vxlan-port": "8472", "kernel-vxlan-port": "4789",
-		"cluster": "", "key-file": "", "name": "the host name", "keep-paths": "",
+		"cluster": "", "key-file": "", "name": "the host name", "keep-paths": "", "ip-masq": "", "forward-rules": "auto",
 		"state-dir": "/var/lib/overlayd", "run-dir": "/run/overlayd", "subnet-file": "RUN-DIR/subnet.env",
 		"device": "overlay0", "config": "", "log-level": "info", "log-format": "text",
 	}
@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := overlayd.Config{
-		Encap: "udp", VNI: 1, VXLANReserved: "strict", FastPath: "auto", Offload: "on",
+		Encap: "udp", VNI: 1, VXLANReserved: "strict", FastPath: "auto", Offload: "on", ForwardRules: "auto",
 		GossipPort: 7946, UDPPort: 8285, VXLANPort: 8472, KernelVXLANPort: 4789,
 		StateDir: "/var/lib/overlayd", RunDir: "/run/overlayd", SubnetFile: "/run/overlayd/subnet.env", Device: "overlay0",
 	}
@@ -102,7 +102,7 @@ func TestEverySource(t *testing.T) {
 			Name: "switch", Endpoint: netip.MustParseAddrPort("[2001:db8::7]:4789"), VTEPMAC: [6]byte{2, 0, 0, 0, 0, 0xff},
 			Subnets: []netip.Prefix{netip.MustParsePrefix("100.96.9.0/24"), netip.MustParsePrefix("fd96:0:0:9::/64")},
 		}},
-		KeepPaths: true, GossipPort: 1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
+		KeepPaths: true, IPMasq: true, ForwardRules: "off", GossipPort: 1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
 		Cluster: "blue", Keys: [][]byte{make([]byte, 16)},
 		StateDir: "/s", RunDir: "/r", SubnetFile: "/r/x.env", Device: "overlay7",
 	}
@@ -111,7 +111,7 @@ func TestEverySource(t *testing.T) {
 		"--advertise=192.0.2.1", "--advertise=2001:db8::1", "--join=a", "--join=b:7000,[2001:db8::2]:7946", "--name=node-1",
 		"--encap=vxlan", "--vni=5", "--vxlan-reserved=rfc",
 		"--static-peer=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "--fast-path=off", "--offload=off", "--allow-source=192.0.2.0/24", "--gossip-port=1",
-		"--udp-port=2", "--vxlan-port=3", "--kernel-vxlan-port=4", "--cluster=blue", "--key-file=" + key, "--keep-paths",
+		"--udp-port=2", "--vxlan-port=3", "--kernel-vxlan-port=4", "--cluster=blue", "--key-file=" + key, "--keep-paths", "--ip-masq", "--forward-rules=off",
 		"--state-dir=/s", "--run-dir=/r", "--subnet-file=/r/x.env", "--device=overlay7", "--log-level=warn", "--log-format=json",
 	}
 	env := []string{
@@ -120,7 +120,7 @@ func TestEverySource(t *testing.T) {
 		"OVERLAYD_ENCAP=vxlan", "OVERLAYD_VNI=5", "OVERLAYD_VXLAN_RESERVED=rfc",
 		"OVERLAYD_STATIC_PEER=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "OVERLAYD_FAST_PATH=off", "OVERLAYD_OFFLOAD=off",
 		"OVERLAYD_ALLOW_SOURCE=192.0.2.0/24", "OVERLAYD_GOSSIP_PORT=1", "OVERLAYD_UDP_PORT=2", "OVERLAYD_VXLAN_PORT=3",
-		"OVERLAYD_KERNEL_VXLAN_PORT=4", "OVERLAYD_CLUSTER=blue", "OVERLAYD_KEY_FILE=" + key, "OVERLAYD_KEEP_PATHS=yes",
+		"OVERLAYD_KERNEL_VXLAN_PORT=4", "OVERLAYD_CLUSTER=blue", "OVERLAYD_KEY_FILE=" + key, "OVERLAYD_KEEP_PATHS=yes", "OVERLAYD_IP_MASQ=1", "OVERLAYD_FORWARD_RULES=off",
 		"OVERLAYD_STATE_DIR=/s", "OVERLAYD_RUN_DIR=/r", "OVERLAYD_SUBNET_FILE=/r/x.env", "OVERLAYD_DEVICE=overlay7",
 		"OVERLAYD_LOG_LEVEL=warn", "OVERLAYD_LOG_FORMAT=json", "HOME=/root",
 	}
@@ -150,6 +150,8 @@ kernel_vxlan_port: 4
 cluster: blue
 key_file: ` + key + `
 keep_paths: true
+ip_masq: true
+forward_rules: off
 state_dir: /s
 run_dir: /r
 subnet_file: /r/x.env

@@ -42,10 +42,10 @@ func (k *Kernel) Release(dev string, networks []netip.Prefix) ([]string, error) 
 
 // Cleanup removes what daemons left behind that are gone: every route with
 // RouteProtocol, in all tables and both families, our policy rules, the VXLAN
-// devices that carry DeviceAlias, and then the guard that stood before those and
-// before dev. Not what a daemon that lives has, on whatever device: it has a
-// route to its TUN, and all of its other routes lie inside that one's network.
-// It returns what was removed, in words, also along with an error.
+// devices that carry DeviceAlias, and then the guards that stood before those and
+// before dev, and their masquerades and accept rules. Not what a daemon that lives has, on whatever
+// device: it has a route to its TUN, and all of its other routes lie inside that
+// one's network. It returns what was removed, in words, also along with an error.
 //
 // The device dev needs no removing: a TUN is gone with the process that made
 // it. If it is there and carries DeviceAlias, its daemon lives, and the error is
@@ -84,8 +84,10 @@ func (k *Kernel) Cleanup(dev string) ([]string, error) {
 	err = errors.Join(err, rerr, derr)
 	for _, owner := range append(owners, dev) {
 		guard, gerr := k.removeGuard(owner)
-		removed = append(removed, guard...)
-		err = errors.Join(err, gerr)
+		masq, merr := k.removeMasquerade(owner)
+		rules, ferr := k.removeForwardRules(owner)
+		removed = slices.Concat(removed, guard, masq, rules)
+		err = errors.Join(err, gerr, merr, ferr)
 	}
 	return removed, err
 }

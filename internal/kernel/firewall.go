@@ -52,7 +52,7 @@ func (k *Kernel) diagnoseFirewall(cfg DiagnoseConfig, bridges []bridge) []Findin
 		names, err := k.readProc(f.names)
 		if f.has && err == nil && slices.Contains(strings.Fields(string(names)), "filter") {
 			found = append(found, Finding{CodeLegacyTables, fmt.Sprintf(
-				"there is a firewall in legacy %s, which was not read: make sure that its FORWARD chain accepts the overlay (%s -S FORWARD), as with: %s",
+				"there is a firewall in legacy %s, which was not read and gets no rules of ours: make sure that its FORWARD chain accepts the overlay (%s -S FORWARD), as with: %s",
 				f.old, f.tool, iptablesCure(f.tool, "FORWARD", cfg.Device))})
 		}
 	}
@@ -161,8 +161,8 @@ func (rs *ruleset) cure(c *nftables.Chain, device string) string {
 		if c.Table.Family == nftables.TableFamilyIPv6 {
 			tool = "ip6tables"
 		}
-		if rules, err := rs.rulesOf(c); err == nil && len(rules) > 0 && jumpsTo(rules[0], "DOCKER-USER") {
-			chain = "DOCKER-USER" // Docker keeps this one first, and its rules alone
+		if rules, err := rs.rulesOf(c); err == nil && len(rules) > 0 && jumpsTo(rules[0], dockerUser) {
+			chain = dockerUser // Docker keeps this one first, and its rules alone
 		}
 		return iptablesCure(tool, chain, device)
 	}
@@ -196,6 +196,7 @@ type ruleset struct {
 	chains  []*nftables.Chain
 	dormant map[nftables.Table]bool // keyed as a Chain's Table: family and name
 	rules   map[*nftables.Chain][]*nftables.Rule
+	without string // a comment: rules with it are passed over
 }
 
 func openRuleset() (*ruleset, error) {

@@ -9,8 +9,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -426,20 +424,13 @@ func (g *Guard) fixed() string {
 // there.
 func (g *Guard) build(want map[guardKey][16]byte, marks map[netip.Addr]uint32) ([]nfMessage, error) {
 	table := guardTable(g.Device)
-	name := nfString(nil, unix.NFTA_TABLE_NAME, table)
-	var batch []nfMessage
-	add := func(kind, flags uint16, what string, attrs []byte) {
-		batch = append(batch, nfMessage{kind: kind, flags: flags, attrs: attrs, what: what})
-	}
-	// What is not there cannot be deleted.
-	add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "adding the table", name)
-	add(unix.NFT_MSG_DELTABLE, 0, "replacing the table", name)
-	add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "adding the table", name)
+	batch := emptyTable(table)
 	for _, r := range guardReasons {
 		b := nfString(nil, unix.NFTA_OBJ_TABLE, table)
 		b = nfString(b, unix.NFTA_OBJ_NAME, r)
 		b = nfUint32(b, unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
-		add(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "adding the counter "+r, nfNested(b, unix.NFTA_OBJ_DATA, nil))
+		batch = append(batch, nfMessage{kind: unix.NFT_MSG_NEWOBJ, flags: unix.NLM_F_CREATE,
+			attrs: nfNested(b, unix.NFTA_OBJ_DATA, nil), what: "adding the counter " + r})
 	}
 	var sorted [guardSets][]guardElement
 	for _, key := range slices.SortedFunc(maps.Keys(want), guardKey.compare) {
@@ -452,35 +443,8 @@ func (g *Guard) build(want map[guardKey][16]byte, marks map[netip.Addr]uint32) (
 		}
 		batch = append(append(batch, m), s.elementMessages(unix.NFT_MSG_NEWSETELEM, table, sorted[s], marks)...)
 	}
-	chains := g.chains()
-	for _, c := range chains {
-		b := nfString(nil, unix.NFTA_CHAIN_TABLE, table)
-		b = nfString(b, unix.NFTA_CHAIN_NAME, c.name)
-		if c.hook != nil {
-			hook := nfUint32(nil, unix.NFTA_HOOK_HOOKNUM, uint32(*c.hook))
-			b = nfNested(b, unix.NFTA_CHAIN_HOOK, nfUint32(hook, unix.NFTA_HOOK_PRIORITY, uint32(c.priority)))
-			b = nfUint32(b, unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept))
-			b = nfString(b, unix.NFTA_CHAIN_TYPE, string(nftables.ChainTypeFilter))
-		}
-		add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "adding the chain "+c.name, b)
-	}
-	for _, c := range chains {
-		for i, r := range c.rules {
-			what := fmt.Sprintf("adding rule %d of the chain %s", i+1, c.name)
-			var list []byte
-			for _, e := range r {
-				b, err := expr.Marshal(unix.NFPROTO_INET, e)
-				if err != nil {
-					return nil, fmt.Errorf("%s: %w", what, err)
-				}
-				list = nfNested(list, unix.NFTA_LIST_ELEM, b)
-			}
-			b := nfString(nil, unix.NFTA_RULE_TABLE, table)
-			b = nfString(b, unix.NFTA_RULE_CHAIN, c.name)
-			add(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, what, nfNested(b, unix.NFTA_RULE_EXPRESSIONS, list))
-		}
-	}
-	return batch, nil
+	chains, err := chainMessages(table, g.chains())
+	return append(batch, chains...), err
 }
 
 // RemoveGuard removes the guard for a device, whoever has made it, and returns
@@ -496,30 +460,9 @@ func (k *Kernel) RemoveGuard(device string) (removed []string, err error) {
 
 // removeGuard does what RemoveGuard says. The caller holds k.mu.
 func (k *Kernel) removeGuard(device string) (removed []string, err error) {
-	name := nfString(nil, unix.NFTA_TABLE_NAME, guardTable(device))
-	err = k.inNamespace(func() error {
-		c, err := openNF()
-		if err != nil {
-			return err
-		}
-		defer c.close()
-		if _, err := c.generation(); err != nil {
-			return err
-		}
-		if _, err := c.get(unix.NFT_MSG_GETTABLE, 0, unix.NFPROTO_INET, name); err != nil {
-			return err
-		}
-		err = c.commit(0, []nfMessage{{kind: unix.NFT_MSG_DELTABLE, attrs: name, what: "deleting the table"}})
-		if err == nil {
-			removed = append(removed, "nftables table inet "+guardTable(device))
-		}
-		return err
-	})
-	switch {
-	case errors.Is(err, unix.EPERM):
-		err = ErrPermission
-	case errors.Is(err, unix.ENOENT), errors.Is(err, errNoNF):
-		err = nil // none was there
+	found, err := k.removeTable(guardTable(device))
+	if found {
+		removed = append(removed, "nftables table inet "+guardTable(device))
 	}
 	if err != nil {
 		return removed, fmt.Errorf("kernel: removing the guard for %s: %w", device, err)

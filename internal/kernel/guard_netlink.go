@@ -73,10 +73,11 @@ func (c *nfConn) close() { unix.Close(c.fd) }
 
 // nfMessage is one request.
 type nfMessage struct {
-	kind  uint16 // NFT_MSG_*
-	flags uint16 // NLM_F_*, besides NLM_F_REQUEST
-	attrs []byte
-	what  string // for the error, such as "adding the set vxlan4"
+	kind   uint16 // NFT_MSG_*
+	flags  uint16 // NLM_F_*, besides NLM_F_REQUEST
+	family byte   // NFPROTO_*; 0: inet
+	attrs  []byte
+	what   string // for the error, such as "adding the set vxlan4"
 }
 
 // appendNF appends a message: struct nlmsghdr, struct nfgenmsg
@@ -268,8 +269,7 @@ func (c *nfConn) generation() (uint32, error) {
 // leaves out 0.
 func nextGeneration(gen uint32) uint32 { return max(gen+1, 1) }
 
-// commit makes one transaction of the messages, which are about the inet
-// family. It happens as a whole or not at all, and only if nftables is still of
+// commit makes one transaction of the messages. It happens as a whole or not at all, and only if nftables is still of
 // generation gen; otherwise the error is errNFChanged. 0: whatever it is of.
 func (c *nfConn) commit(gen uint32, messages []nfMessage) error {
 	if len(messages) == 0 {
@@ -287,7 +287,10 @@ func (c *nfConn) commit(gen uint32, messages []nfMessage) error {
 		if i == len(messages)-1 {
 			m.flags |= unix.NLM_F_ACK // errors come without being asked for
 		}
-		b = appendNF(b, unix.NFNL_SUBSYS_NFTABLES<<8|m.kind, m.flags, c.seq, unix.NFPROTO_INET, 0, m.attrs)
+		if m.family == 0 {
+			m.family = unix.NFPROTO_INET
+		}
+		b = appendNF(b, unix.NFNL_SUBSYS_NFTABLES<<8|m.kind, m.flags, c.seq, m.family, 0, m.attrs)
 	}
 	last := c.seq
 	c.seq++

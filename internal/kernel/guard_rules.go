@@ -59,14 +59,6 @@ const (
 	regResult     = unix.NFT_REG32_00 + 15
 )
 
-// guardChain is one chain of the table; without a hook it is reached by a goto.
-type guardChain struct {
-	name     string
-	hook     *nftables.ChainHook
-	priority nftables.ChainPriority
-	rules    [][]expr.Any
-}
-
 // chains are the rules of the guard. They depend on nothing but what is set for
 // the life of a node or changes rarely; peers are elements of sets.
 //
@@ -75,7 +67,7 @@ type guardChain struct {
 //
 // A verdict of accept ends one base chain; other tables, and later chains, still
 // see the packet and may drop it.
-func (g *Guard) chains() []guardChain {
+func (g *Guard) chains() []tableChain {
 	return slices.Concat(g.sentChains(), g.fragmentChain(), g.innerChains(), g.plainChains(), g.arrivalChains(), g.inputChains())
 }
 
@@ -92,8 +84,8 @@ func (g *Guard) chains() []guardChain {
 // Where the packets of peers come in, a device is known by its index, which is compared
 // at a fraction of what a name costs; what comes by another device, or by one that was
 // made anew meanwhile, is asked for its name.
-func (g *Guard) arrivalChains() []guardChain {
-	c := guardChain{name: "arrival", hook: nftables.ChainHookPrerouting, priority: beforeDefrag}
+func (g *Guard) arrivalChains() []tableChain {
+	c := tableChain{name: "arrival", hook: nftables.ChainHookPrerouting, priority: beforeDefrag}
 	first := min(1, len(g.VXLANs)) // that of IPv4
 	for _, known := range []struct {
 		devs []string
@@ -111,7 +103,7 @@ func (g *Guard) arrivalChains() []guardChain {
 	c.rules = append(c.rules, gotoChain("outside"))
 
 	// Whole packets for the endpoints: most of them are VXLAN of peers.
-	outside := guardChain{name: "outside"}
+	outside := tableChain{name: "outside"}
 	for _, a := range g.Locals {
 		whole := masked(fragment4(), moreFragments|fragOffset4, expr.CmpOpEq, 0)
 		if a.Is6() { // no header stands between
@@ -131,14 +123,14 @@ func (g *Guard) arrivalChains() []guardChain {
 		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offDest6, 16, reg), inMap(setOuter6), dropped(dropForwarded)))
 
 	// What a container of ours sends to a peer's subnet, at first sight.
-	inside := guardChain{name: "inside"}
+	inside := tableChain{name: "inside"}
 	for _, p := range g.Own {
 		if to := g.netLookup(p.Addr().Is4(), setSent4.pick(p.Addr()), sentKey(p.Addr().Is4()), reg+1); to != nil {
 			inside.rules = append(inside.rules, rule(family(p.Addr()), within(offSource(p.Addr()), p), to, accepted()))
 		}
 	}
 	inside.rules = append(inside.rules, gotoChain("outside"))
-	return []guardChain{outside, inside, c}
+	return []tableChain{outside, inside, c}
 }
 
 // cameBy matches what came in by a device: by its index, if that is known, and else by
@@ -189,9 +181,9 @@ func (g *Guard) otherUDP() [][]expr.Any {
 //
 // The address is looked at by its type, because the VXLAN socket also gets what
 // is sent to broadcast and multicast addresses.
-func (g *Guard) fragmentChain() []guardChain {
+func (g *Guard) fragmentChain() []tableChain {
 	fib := &expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true}
-	c := guardChain{name: "first_fragment", rules: [][]expr.Any{
+	c := tableChain{name: "first_fragment", rules: [][]expr.Any{
 		rule(notUDP(), accepted()),
 		rule(notPort(append([]uint16{g.Port}, g.Ports...)...), accepted()),
 		// What is forwarded may not go to a peer's overlay ports, in fragments as little
@@ -202,7 +194,7 @@ func (g *Guard) fragmentChain() []guardChain {
 		rule([]expr.Any{fib}, compare(expr.CmpOpEq, native(unix.RTN_UNICAST)), accepted()), // forwarded
 		dropped(dropVXLANFragment),
 	}}
-	return []guardChain{c}
+	return []tableChain{c}
 }
 
 // inputChains look at what goes to the overlay's ports of this host, as late as
@@ -221,9 +213,9 @@ func (g *Guard) fragmentChain() []guardChain {
 // datagram may be a superpacket of many, which a virtual link passes on whole, and
 // which the kernel cuts after the input hook (udp_unexpected_gso in
 // linux/include/linux/udp.h); a rule there sees the first frame alone.
-func (g *Guard) inputChains() []guardChain {
+func (g *Guard) inputChains() []tableChain {
 	vni := binary.BigEndian.AppendUint32(nil, g.VNI)[1:]
-	input := guardChain{name: "input", hook: nftables.ChainHookInput, priority: late, rules: append(g.peersVXLAN(), g.otherUDP()...)}
+	input := tableChain{name: "input", hook: nftables.ChainHookInput, priority: late, rules: append(g.peersVXLAN(), g.otherUDP()...)}
 	for _, dev := range slices.Concat(g.Underlays, []string{"lo", g.Device}, g.VXLANs) {
 		input.rules = append(input.rules, rule(named(expr.MetaKeyIIFNAME, dev), gotoChain("vxlan")))
 	}
@@ -231,7 +223,7 @@ func (g *Guard) inputChains() []guardChain {
 		rule(routedBack(), compare(expr.CmpOpNeq, native(0)), gotoChain("vxlan")),
 		dropped(dropSpoofedOuter))
 
-	vxlan := guardChain{name: "vxlan", rules: [][]expr.Any{
+	vxlan := tableChain{name: "vxlan", rules: [][]expr.Any{
 		rule(notPort(g.Port), accepted()),
 		rule(load(expr.PayloadBaseTransportHeader, offVNI, 3, reg), compare(expr.CmpOpNeq, vni), accepted()), // not ours
 	}}
@@ -240,19 +232,19 @@ func (g *Guard) inputChains() []guardChain {
 	}
 	vxlan.rules = append(vxlan.rules, dropped(dropVXLANDestination))
 
-	frame := guardChain{name: "vxlan_frame"}
+	frame := tableChain{name: "vxlan_frame"}
 	for _, ether := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
 		frame.rules = append(frame.rules, rule(load(expr.PayloadBaseTransportHeader, offInnerEther, 2, reg),
 			compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, ether)), gotoChain("vxlan_mark")))
 	}
 	frame.rules = append(frame.rules, dropped(dropVXLANFrame))
 
-	mark := guardChain{name: "vxlan_mark", rules: [][]expr.Any{
+	mark := tableChain{name: "vxlan_mark", rules: [][]expr.Any{
 		rule(ipv4(), load(expr.PayloadBaseNetworkHeader, offSource4, 4, reg), toMark(setOuter4), accepted()),
 		rule(ipv6(), load(expr.PayloadBaseNetworkHeader, offSource6, 16, reg), toMark(setOuter6), accepted()),
 		dropped(dropVXLANSource),
 	}}
-	return []guardChain{mark, frame, vxlan, input}
+	return []tableChain{mark, frame, vxlan, input}
 }
 
 // peersVXLAN marks what is all right at first sight: VXLAN of a peer that has come by an
@@ -283,13 +275,13 @@ func (g *Guard) peersVXLAN() (rules [][]expr.Any) {
 // innerChains are the second step of letting VXLAN in. What comes out of a device
 // without a known mark is dropped, however it came in. Packets must come out one by
 // one, as guard_gro.go sees to it.
-func (g *Guard) innerChains() (all []guardChain) {
+func (g *Guard) innerChains() (all []tableChain) {
 	for _, four := range []bool{true, false} {
 		from := rule(meta(expr.MetaKeyMARK, reg), sourceTo(four, reg+1))
-		all = append(all, guardChain{name: innerChain(four), rules: append(
+		all = append(all, tableChain{name: innerChain(four), rules: append(
 			g.lookups(four, setVXLAN4, from, reg+1, unmark(), accepted()), dropped(dropVXLANSource))})
 	}
-	destination := guardChain{name: "vxlan_destination"}
+	destination := tableChain{name: "vxlan_destination"}
 	for _, p := range g.Own {
 		destination.rules = append(destination.rules, rule(family(p.Addr()), within(offDest(p.Addr()), p), gotoChain(innerChain(p.Addr().Is4()))))
 	}
@@ -308,9 +300,9 @@ func innerChain(four bool) string {
 // overlay, but not in VXLAN: only what came through our devices, from a
 // container of ours, or to one from a direct peer, may. Locally made packets do not
 // pass here, but by lo.
-func (g *Guard) plainChains() []guardChain {
-	plain := guardChain{name: "plain"}
-	destination := guardChain{name: "plain_destination"}
+func (g *Guard) plainChains() []tableChain {
+	plain := tableChain{name: "plain"}
+	destination := tableChain{name: "plain_destination"}
 	own := func(p netip.Prefix) []expr.Any { return rule(family(p.Addr()), within(offSource(p.Addr()), p)) }
 	for _, p := range g.Own {
 		for _, dev := range g.Inside {
@@ -331,22 +323,22 @@ func (g *Guard) plainChains() []guardChain {
 	}
 	plain.rules = append(plain.rules, dropped(dropPlainSource))
 	destination.rules = append(destination.rules, dropped(dropPlainDestination))
-	return []guardChain{destination, plain}
+	return []tableChain{destination, plain}
 }
 
 // sentChains count what containers and this host send to peers, by whatever path: where
 // a packet leaves is not known yet, and a chain where it is would see every packet of the
 // host twice.
-func (g *Guard) sentChains() []guardChain {
-	sent := guardChain{name: "sent"}
+func (g *Guard) sentChains() []tableChain {
+	sent := tableChain{name: "sent"}
 	for _, four := range []bool{true, false} {
 		sent.rules = append(sent.rules, prefixed(version(four), g.lookups(four, setSent4, sentKey(four), reg+1, accepted())...)...)
 	}
-	local := guardChain{name: "local", hook: nftables.ChainHookOutput, priority: afterSNAT}
+	local := tableChain{name: "local", hook: nftables.ChainHookOutput, priority: afterSNAT}
 	for _, n := range g.Networks {
 		local.rules = append(local.rules, rule(family(n.Addr()), within(offDest(n.Addr()), n), gotoChain("sent")))
 	}
-	return []guardChain{sent, local}
+	return []tableChain{sent, local}
 }
 
 // sentKey loads the key of the sets of what is sent.

@@ -10,9 +10,11 @@
 //   - addresses are /32 or /128 with IFA_F_NOPREFIXROUTE, and are looked for
 //     on those devices only;
 //   - the guard of the kernel paths is an nftables table of its own, inet
-//     "overlayd-" and the device's name.
+//     "overlayd-" and the device's name; masquerading is another, with "/nat" behind.
 //
-// Other people's firewall and policy rules are read, never written.
+// Other people's firewall and policy rules are read, never written, but for accept rules
+// in iptables' FORWARD and Docker's DOCKER-USER chain, which carry a comment, "overlayd-"
+// and the device's name.
 //
 // # Network namespaces
 //
@@ -64,11 +66,13 @@ type Config struct {
 type Kernel struct {
 	log *slog.Logger
 
-	mu     sync.Mutex // serializes every operation: most read first and then write
-	h      *netlink.Handle
-	ns     int // the namespace's file descriptor; -1 if /proc does not tell
-	closed bool
-	guard  *guardState // what SetGuard has made; nil: nothing
+	mu      sync.Mutex // serializes every operation: most read first and then write
+	h       *netlink.Handle
+	ns      int // the namespace's file descriptor; -1 if /proc does not tell
+	closed  bool
+	guard   *guardState        // what SetGuard has made; nil: nothing
+	masq    *masqueradeState   // what SetMasquerade has made; nil: nothing
+	forward *forwardRulesState // what SetForwardRules has done; nil: nothing
 }
 
 // Open connects to the network namespace of the calling thread: a caller that

@@ -77,7 +77,7 @@ func (rs *ruleset) evaluate(c *nftables.Chain, f flow, depth int) (verdict, erro
 		return verdictNone, err
 	}
 	for _, r := range rules {
-		if rs.matches(c, r.Exprs, f) != yes {
+		if rs.without != "" && commented(r, rs.without) || rs.matches(c, r.Exprs, f) != yes {
 			continue
 		}
 		for _, e := range r.Exprs {
