@@ -22,6 +22,7 @@ type resolved struct {
 	settings   membership.Settings
 	seeds      []string // "host:port"
 	subnetFile string
+	http       netip.AddrPort // HTTPListen; not valid: nowhere
 	log        *slog.Logger
 }
 
@@ -32,7 +33,7 @@ func resolve(cfg Config) (*resolved, error) {
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
-	for _, step := range []func() error{r.defaults, r.networks, r.underlay, r.words, r.staticPeers, r.join, r.files} {
+	for _, step := range []func() error{r.defaults, r.networks, r.underlay, r.words, r.staticPeers, r.join, r.files, r.listen} {
 		if err := step(); err != nil {
 			return nil, err
 		}
