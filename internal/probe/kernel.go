@@ -301,7 +301,13 @@ func (c *kernelCounts) take(by encap.Path, size int, from netip.Addr) {
 	}
 }
 
-func (c *kernelCounts) went(size int, to netip.Addr) {
+// going counts a frame that is about to be sent, and stayed takes one back that was not.
+func (c *kernelCounts) going(size int, to netip.Addr) {
 	c.txPackets.Add(1)
 	c.txBytes.Add(uint64(size + innerHeaders(to)))
+}
+
+func (c *kernelCounts) stayed(size int, to netip.Addr) {
+	c.txPackets.Add(^uint64(0))
+	c.txBytes.Add(-uint64(size + innerHeaders(to)))
 }

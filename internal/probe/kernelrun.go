@@ -37,11 +37,18 @@ func (p *Prober) transmitKernel(m kernelFrame) error {
 		return err
 	}
 	p.buf = b
-	if err := p.sendK(b, m.frame.Receiver, m.kind, m.to, m.fresh); err != nil {
-		return err
-	}
+	// Counted before it is sent: who reads the kernel's counters and then ours never takes
+	// a frame of ours for data.
+	var counts *kernelCounts
 	if s := (*p.roster.Load())[m.frame.Receiver]; s != nil && s.counts != nil {
-		s.counts.went(len(b), m.to.Addr())
+		counts = s.counts
+		counts.going(len(b), m.to.Addr())
+	}
+	if err := p.sendK(b, m.frame.Receiver, m.kind, m.to, m.fresh); err != nil {
+		if counts != nil {
+			counts.stayed(len(b), m.to.Addr())
+		}
+		return err
 	}
 	return nil
 }
