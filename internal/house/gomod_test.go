@@ -25,7 +25,6 @@ var allowed = map[string]string{
 	"github.com/spf13/pflag":              "cobra's flags, whose types have to be named",
 	"sigs.k8s.io/yaml":                    "the config file, strictly",
 	"github.com/prometheus/client_golang": "metrics",
-	"github.com/prometheus/client_model":  "the type of client_golang's metrics",
 	"github.com/cilium/ebpf":              "counting copies, in bench only",
 	"pgregory.net/rapid":                  "property tests",
 	"github.com/google/go-cmp":            "tests",

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,28 +156,38 @@ func TestBounded(t *testing.T) {
 	}
 }
 
-// A scrape calls for one snapshot, and what it makes of it is what was there then.
+// A scrape calls for one snapshot, and all that it tells is of that one; a reader that would
+// rather have another format gets text.
 func TestOneSnapshot(t *testing.T) {
 	taken := 0
-	g, err := newGatherer(func() Snapshot { taken++; return snapshot(taken) })
+	h, err := Handler(func() Snapshot { taken++; return snapshot(taken) }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for want := 1; want <= 3; want++ {
-		all, err := g.Gather()
-		if err != nil {
-			t.Fatal(err)
+		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		r.Header.Set("Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,text/plain;version=0.0.4;q=0.3")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		peers, told := strings.Count(w.Body.String(), "\noverlayd_peer_info{"), strings.Contains(w.Body.String(), fmt.Sprintf("\noverlayd_path_peers{path=\"kernel-vxlan\"} %d\n", want))
+		if taken != want || peers != want || !told || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain; version=0.0.4") {
+			t.Errorf("scrape %d: %d snapshots, %d peers, %t; %s", want, taken, peers, told, w.Header().Get("Content-Type"))
 		}
-		names := []string{}
-		for _, mf := range all {
-			names = append(names, mf.GetName())
-			if mf.GetName() == "overlayd_peer_info" && len(mf.Metric) != want {
-				t.Errorf("scrape %d shows %d peers", want, len(mf.Metric))
-			}
-		}
-		if taken != want || !slices.IsSorted(names) {
-			t.Errorf("%d snapshots after %d scrapes; in the order %q", taken, want, names)
-		}
+	}
+}
+
+// What the registry refuses is an error of the whole scrape.
+func TestFailingScrape(t *testing.T) {
+	s := snapshot(1)
+	s.Drops = map[string]uint64{"\xff": 1}
+	h, err := Handler(func() Snapshot { return s }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusInternalServerError || strings.Contains(w.Body.String(), "overlayd_peer_info") {
+		t.Errorf("%d: %.200s", w.Code, w.Body)
 	}
 }
 

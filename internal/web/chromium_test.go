@@ -173,21 +173,6 @@ func (b *browser) call(method string, params, result any) {
 	}
 }
 
-// await waits for an event, and returns those that came until then with it.
-func (b *browser) await(method string) []message {
-	b.t.Helper()
-	for seen := 0; ; seen++ {
-		if seen == len(b.events) {
-			b.events = append(b.events, b.next())
-		}
-		if b.events[seen].Method == method {
-			events := b.events[:seen+1]
-			b.events = b.events[seen+1:]
-			return events
-		}
-	}
-}
-
 // until waits for an expression in the page to be true.
 func (b *browser) until(expression string) {
 	b.t.Helper()
