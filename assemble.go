@@ -27,7 +27,7 @@ import (
 func (n *Node) assemble(ctx context.Context) error {
 	steps := []func() error{
 		n.lockRunDir, n.openKernel, n.findUnderlay, n.openMember, n.checkConflicts,
-		n.bindSockets, n.openDevice, n.bindMore, n.configureDevice, n.openFast, n.openMasquerade, n.openForwardRules, n.startGossip, n.startForwarding, n.serve,
+		n.bindSockets, n.openDoor, n.openDevice, n.bindMore, n.configureDevice, n.openFast, n.openMasquerade, n.openForwardRules, n.startGossip, n.startForwarding, n.serve, n.serveHTTP,
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -330,6 +330,7 @@ func (n *Node) startForwarding() error {
 	n.parts.carrying.Go(func() { n.parts.neighbors.Run(running) })
 	n.parts.carrying.Go(func() { sizes.run(running) })
 	n.parts.fast.run(running)
+	n.beat.Store(time.Now().UnixNano())
 	n.parts.conducting.Go(n.conduct)
 	return nil
 }
@@ -369,6 +370,11 @@ func (n *Node) dismantle() {
 		}
 		if p.server != nil {
 			fail("control socket", p.server.Close())
+		}
+		if p.web != nil {
+			fail("HTTP", p.web.Close())
+		} else if p.door != nil {
+			fail("HTTP", p.door.Close())
 		}
 		p.conducting.Wait()
 		if p.member != nil {

@@ -68,6 +68,7 @@ func (n *Node) conduct() {
 		n.events.publish(Event{Kind: EventWarning, Reason: text})
 	}
 	for {
+		n.beat.Store(time.Now().UnixNano())
 		select {
 		case <-n.parts.member.Changed():
 			if !c.update() {
@@ -241,6 +242,7 @@ func (c *conductor) announce(old, next *mesh) {
 		c.n.events.publish(Event{Kind: kind, Peer: p.Name, PeerID: p.ID.String(), Path: p.path, Reason: reason})
 	}
 	for _, p := range next.peers {
+		c.n.countChange(old.peer(p.ID), p)
 		if was := old.peer(p.ID); was != nil && was.path != p.path && (was.kernel || p.kernel) {
 			tell(EventPath, p, c.n.pathReason(p))
 		}

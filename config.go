@@ -132,6 +132,14 @@ type Config struct {
 	// "off".
 	Offload string
 
+	// HTTPListen is where the node answers HTTP, for people and for monitoring: /, /metrics,
+	// /status, /leases, /healthz and /readyz. "PORT" and ":PORT" mean loopback, "ADDR:PORT"
+	// that address: all who reach it may read what this node knows. Port 0 is one that is
+	// free, which the log tells. Empty: nowhere.
+	HTTPListen string
+	// Pprof adds /debug/pprof/ to it.
+	Pprof bool
+
 	// LeaseTime is how long an owner must be silent before its subnet is taken
 	// for a new node when none is free. Zero: 24 h. A setting of the cluster.
 	LeaseTime time.Duration

@@ -53,7 +53,7 @@ type fastPaths struct {
 	devices  atomic.Pointer[map[membership.NodeID]kernelDevices] // for the prober
 	counts   atomic.Pointer[kernel.GuardCounts]
 
-	sent sentCounts
+	kept carriedCounts
 
 	peers     map[membership.NodeID]*fastPeer
 	adopted   map[netip.Prefix]kernel.FastKind // what a dead daemon left

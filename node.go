@@ -16,6 +16,7 @@ import (
 	"github.com/overlayd/overlayd/internal/kernel"
 	"github.com/overlayd/overlayd/internal/neighbor"
 	"github.com/overlayd/overlayd/internal/probe"
+	"github.com/overlayd/overlayd/internal/web"
 	"github.com/overlayd/overlayd/membership"
 	"github.com/overlayd/overlayd/tunnel"
 )
@@ -53,6 +54,8 @@ type Node struct {
 	reloads  chan reloadRequest   // to the conductor
 	mesh     atomic.Pointer[mesh] // what status and the data path agree on
 	notes    notes                // warnings about this host
+	moved    pathChanges
+	beat     atomic.Int64 // when the conductor was last seen at work, Unix nanoseconds
 }
 
 // phase is where in its life a Node is.
@@ -88,6 +91,8 @@ type parts struct {
 	// statics is what is known of the way to static peers.
 	statics staticMTUs
 	server  *control.Server
+	door    net.Listener // of web, until it serves
+	web     *web.Server  // nil: HTTP is not wanted
 
 	// The goroutines of a running node: the conductor, which ends with quit,
 	// and those that carry packets and probes, which end with halt, so that

@@ -66,38 +66,23 @@ func (n *Node) peerStatus() []PeerStatus {
 	now := time.Now()
 	n.parts.fast.read()
 	for _, p := range n.mesh.Load().peers {
-		counts := n.parts.fast.counted(p)
+		seen := n.seen(p)
+		byPath := n.parts.fast.counted(p)
+		counts := byPath.all()
 		s := PeerStatus{
 			ID: p.ID.String(), Name: p.Name, State: p.state.String(), Subnets: append([]netip.Prefix{}, p.Subnets...),
-			Path: p.path, PathReason: p.reason, PathSince: p.since, MTU: p.fwd.MTU,
+			Path: p.path, PathReason: p.reason, PathSince: p.since, MTU: seen.mtu,
 			TxBytes: counts.TxBytes, RxBytes: counts.RxBytes, TxPackets: counts.TxPackets, RxPackets: counts.RxPackets,
 		}
 		if p.fwd.Endpoint.IsValid() {
 			s.Endpoint = p.fwd.Endpoint.String()
 		}
-		proof := p.proof
-		var rtt time.Duration
-		var last time.Time
-		if p.state == membership.StateStatic {
-			vtep := n.parts.neighbors.State(p.ID)
-			rtt, last = vtep.RTT, vtep.LastProof
-		} else if reach, ok := n.parts.prober.State(p.ID); ok {
-			rtt, last = reach.RTT, reach.LastProof
+		if seen.probed {
 			s.PathReason = n.pathReason(p)
 		}
-		if p.kernel {
-			st := n.parts.prober.PathState(p.ID)
-			rtt, last, proof = st.RTT, st.LastProof, time.Time{}
-			if p.mtu > 0 {
-				s.MTU = p.mtu
-			}
-		}
-		s.RTTUS = rtt.Microseconds()
-		if last.After(proof) {
-			proof = last
-		}
-		if !proof.IsZero() {
-			age := max(now.Sub(proof).Milliseconds(), 0)
+		s.RTTUS = seen.rtt.Microseconds()
+		if !seen.proof.IsZero() {
+			age := max(now.Sub(seen.proof).Milliseconds(), 0)
 			s.LastProofMS = &age
 		}
 		out = append(out, s)
@@ -108,7 +93,46 @@ func (n *Node) peerStatus() []PeerStatus {
 	return out
 }
 
+// sight is what probes, or ARP, say of a peer.
+type sight struct {
+	proof  time.Time // of the last answer by the path in use, zero if there was none
+	rtt    time.Duration
+	mtu    int
+	probed bool
+}
+
+// seen looks at a peer. Status and metrics are made of it.
+func (n *Node) seen(p *meshPeer) sight {
+	s := sight{proof: p.proof, mtu: p.fwd.MTU}
+	var last time.Time
+	if p.state == membership.StateStatic {
+		vtep := n.parts.neighbors.State(p.ID)
+		s.rtt, last = vtep.RTT, vtep.LastProof
+	} else {
+		last, s.rtt, s.probed = n.parts.prober.Answered(p.ID)
+	}
+	if p.kernel {
+		last, s.rtt, _ = n.parts.prober.Proof(p.ID)
+		s.proof = time.Time{}
+		if p.mtu > 0 {
+			s.mtu = p.mtu
+		}
+	}
+	if last.After(s.proof) {
+		s.proof = last
+	}
+	return s
+}
+
 func (n *Node) drops() map[string]uint64 {
+	if n.running() {
+		n.parts.fast.read()
+	}
+	return n.dropsRead()
+}
+
+// dropsRead is drops, with what was last read of the kernel's.
+func (n *Node) dropsRead() map[string]uint64 {
 	// Of a node that does not run, every reason at 0.
 	forwarder, prober, neighbors, member, device := new(forward.Drops), new(probe.Prober), new(neighbor.Resolver), new(membership.Member), tunnel.Device(nil)
 	if n.running() {
@@ -129,7 +153,6 @@ func (n *Node) drops() map[string]uint64 {
 // guardDrops are what the guard in front of the kernel paths has dropped.
 func (n *Node) guardDrops() map[string]uint64 {
 	if f := n.parts.fast; n.running() && f != nil {
-		f.read()
 		if c := f.counts.Load().Drops; c != nil {
 			return c
 		}

@@ -24,6 +24,7 @@ type resolved struct {
 	seeds      []string // "host:port"
 	subnetFile string
 	outside    []netip.Prefix // of SubnetRanges
+	http       netip.AddrPort // HTTPListen; not valid: nowhere
 	log        *slog.Logger
 }
 
@@ -34,7 +35,7 @@ func resolve(cfg Config) (*resolved, error) {
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
-	for _, step := range []func() error{r.defaults, r.networks, r.subnetRanges, r.underlay, r.words, r.staticPeers, r.join, r.files} {
+	for _, step := range []func() error{r.defaults, r.networks, r.subnetRanges, r.underlay, r.words, r.staticPeers, r.join, r.files, r.listen} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package overlayd
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -99,6 +100,14 @@ func TestFailingStart(t *testing.T) {
 		{"something else in the place of the control socket", func(t *testing.T, cfg *Config) func() {
 			return write(t, cfg.RunDir, control.SocketName, "")
 		}, nil, []string{"control socket", "not a socket"}},
+		{"HTTP address in use", func(t *testing.T, cfg *Config) func() {
+			ln, err := net.Listen("tcp", netip.AddrPortFrom(testAddr(1), 0).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.HTTPListen = ln.Addr().String()
+			return func() { ln.Close() }
+		}, nil, []string{testAddr(1).String(), "taken by another program", "--http-listen"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			check := nothingLeft(t)

@@ -299,6 +299,15 @@ func (m *Member) count(err error) {
 	}
 }
 
+// Health is memberlist's score of this node, 0 when all is well: it rises while its own
+// probes and those of others tell that this node is slow. It is 0 before Start.
+func (m *Member) Health() int {
+	if m.list == nil {
+		return 0
+	}
+	return m.list.GetHealthScore()
+}
+
 // Refused returns how much of what gossip brought was refused, by reason. Every
 // reason is there, also at 0, and also on a zero Member.
 func (m *Member) Refused() map[string]uint64 {

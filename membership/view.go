@@ -103,6 +103,17 @@ type View struct {
 // prefix is the one that counts, if Accepted says so. The slice is the caller's.
 func (v *View) Claims() []ClaimInfo { return flatten(v.groups) }
 
+// CountClaims is how many claims are known, by state; those that are 0 may be left out.
+func (v *View) CountClaims() map[ClaimState]int {
+	n := map[ClaimState]int{}
+	for _, g := range v.groups {
+		for i := range g.claims {
+			n[g.claims[i].State]++
+		}
+	}
+	return n
+}
+
 // ClaimInfo is one claim as the owner function judges it.
 type ClaimInfo struct {
 	Claim

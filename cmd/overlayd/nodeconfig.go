@@ -41,6 +41,8 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		StateDir:        p.text("state-dir"),
 		RunDir:          p.text(flagRunDir),
 		SubnetFile:      subnetFile(v),
+		HTTPListen:      p.text("http-listen"),
+		Pprof:           p.boolean("pprof"),
 		Device:          p.text(flagDevice),
 		Offload:         p.oneOf("offload"),
 	}

@@ -86,6 +86,8 @@ func settings() []*setting {
 		{flag: "state-dir", kind: text, arg: "DIR", def: overlayd.DefaultStateDir, help: "where identity, lease and known peers are kept"},
 		{flag: flagRunDir, kind: text, arg: "DIR", def: overlayd.DefaultRunDir, help: "where the control socket and subnet.env are"},
 		{flag: flagSubnetFile, kind: text, arg: "FILE", shown: "RUN-DIR/subnet.env", help: "where the subnet is written for container runtimes"},
+		{flag: "http-listen", kind: text, arg: "[ADDR:]PORT", help: "answer HTTP there: a page, /metrics, /status, /healthz, /readyz; without ADDR on loopback; anybody who reaches it may read"},
+		{flag: "pprof", kind: boolean, help: "profiles of the daemon at /debug/pprof/ of --http-listen"},
 		{flag: flagDevice, kind: text, arg: "NAME", def: overlayd.DefaultDevice, help: "name of the TUN device"},
 		{flag: flagConfig, kind: text, arg: "FILE", help: "config file in YAML; its keys are these flags with underscores"},
 		{flag: flagNetConf, kind: text, arg: "FILE", help: "flannel's net-conf.json, whose values everything else wins over"},

@@ -54,6 +54,14 @@ type PeerCounters struct {
 	_                  [cacheLine - 16]byte
 }
 
+// Counts is what PeerCounters had at one moment.
+type Counts struct{ TxPackets, TxBytes, RxPackets, RxBytes uint64 }
+
+// Load reads the counters.
+func (c *PeerCounters) Load() Counts {
+	return Counts{TxPackets: c.TxPackets.Load(), TxBytes: c.TxBytes.Load(), RxPackets: c.RxPackets.Load(), RxBytes: c.RxBytes.Load()}
+}
+
 func (p *Peer) check(networks []netip.Prefix) error {
 	if p == nil {
 		return fmt.Errorf("%w: nil peer", ErrTable)

@@ -23,7 +23,11 @@ type GuardCounts struct {
 // PathCounts is what came from a peer by the kernel's paths, and what containers and
 // this host have sent to it by any path, as inner packets with their IP headers. A superpacket of the kernel's offloads
 // counts as one packet, with the bytes of its payload and one header.
-type PathCounts struct{ TxPackets, TxBytes, RxPackets, RxBytes uint64 }
+type PathCounts struct {
+	TxPackets, TxBytes, RxPackets, RxBytes uint64
+	// PlainPackets and PlainBytes are what of Rx came plainly, the rest came by VXLAN.
+	PlainPackets, PlainBytes uint64
+}
 
 func newGuardCounts() GuardCounts {
 	c := GuardCounts{Peers: make(map[[16]byte]PathCounts), Drops: make(map[string]uint64)}
@@ -96,6 +100,10 @@ func (st *guardState) count(c *nfConn) error {
 			now.RxPackets, now.RxBytes = e.packets, e.bytes
 			sum.RxPackets += since(e.packets, last.RxPackets)
 			sum.RxBytes += since(e.bytes, last.RxBytes)
+			if e.set.plain() {
+				sum.PlainPackets += since(e.packets, last.RxPackets)
+				sum.PlainBytes += since(e.bytes, last.RxBytes)
+			}
 		}
 		st.read[e.guardKey], st.counts.Peers[peer] = now, sum
 	}

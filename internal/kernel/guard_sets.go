@@ -54,6 +54,9 @@ func (s guardSet) marked() bool { return s.ranges()&^1 == setVXLAN4 }
 // sent tells the sets of what is sent to peers.
 func (s guardSet) sent() bool { return s.ranges()&^1 == setSent4 }
 
+// plain tells the sets of what peers send without VXLAN.
+func (s guardSet) plain() bool { return s.ranges()&^1 == setDirect4 }
+
 // String is the set's name in the table.
 func (s guardSet) String() string {
 	return [...]string{"outer4", "outer6", "vxlan4", "vxlan6", "direct4", "direct6", "sent4", "sent6",

@@ -210,13 +210,15 @@ func (c *Core) UserspaceAnswered(now time.Time, id [16]byte, sent time.Time, rtt
 	})
 }
 
-// Answered takes note that all probes of a round were answered.
-func (c *Core) Answered(now time.Time, id [16]byte, k Kind, round uint64) {
+// Answered takes note that all probes of a round were answered. It returns the round
+// trip, and whether that round was waited for at all.
+func (c *Core) Answered(now time.Time, id [16]byte, k Kind, round uint64) (rtt time.Duration, ok bool) {
 	c.with(now, id, func(p *peer) {
 		if l := p.lane(k); l != nil {
-			l.answered(now, round)
+			rtt, ok = l.answered(now, round)
 		}
 	})
+	return rtt, ok
 }
 
 // Failed takes note that a round could not be sent.

@@ -304,16 +304,16 @@ func (l *lane) silence(r round) string {
 	return fmt.Sprintf("probes of %d bytes are not answered", r.size)
 }
 
-// answered takes note of an answered round, however late.
-func (l *lane) answered(now time.Time, n uint64) {
+// answered takes note of an answered round, however late, and returns its round trip.
+func (l *lane) answered(now time.Time, n uint64) (rtt time.Duration, ok bool) {
 	i := slices.IndexFunc(l.rounds, func(r round) bool { return r.n == n })
 	if i < 0 {
-		return
+		return 0, false
 	}
 	r := l.rounds[i]
 	l.rounds = slices.Delete(l.rounds, i, i+1)
 	l.proof = now
-	if rtt := now.Sub(r.at); l.rtt == 0 {
+	if rtt = now.Sub(r.at); l.rtt == 0 {
 		l.rtt = rtt // RFC 6298 section 2
 	} else {
 		l.rtt += (rtt - l.rtt) / 8
@@ -328,7 +328,7 @@ func (l *lane) answered(now time.Time, n uint64) {
 		}
 	case l.phase == proving:
 		if r.missed {
-			return // that size has been given up
+			return rtt, true // that size has been given up
 		}
 		l.sizes.passed(r.size)
 		l.nextAt = r.at.Add(provingEvery)
@@ -347,6 +347,7 @@ func (l *lane) answered(now time.Time, n uint64) {
 			l.echo, l.echoMisses, l.echoAlive = 0, 0, false
 		}
 	}
+	return rtt, true
 }
 
 // raised ends the search for a larger size.

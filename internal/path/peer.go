@@ -34,6 +34,7 @@ type peer struct {
 	standing bool // current was found in place and is not proven yet
 	since    time.Time
 	fell     string // why it last went to userspace, empty: it has always been there
+	cause    Cause  // of the last change
 	pin      Kind
 
 	usUp, usDown bool
@@ -88,7 +89,7 @@ func (p *peer) update(q *Peer, now time.Time) {
 			l.stop()
 			l.way, l.failures, l.why = way, 0, ""
 			if gone && way != "" {
-				p.leave(now, fmt.Sprintf("its other end has changed: now %s", way))
+				p.leave(now, fmt.Sprintf("its other end has changed: now %s", way), CauseWithdrawn)
 			}
 			// Without a way decide leaves it, and has a reason.
 		}
@@ -173,10 +174,10 @@ func (p *peer) decide(now time.Time) {
 	if l := p.lane(p.current); l != nil {
 		if why := p.barred(l.kind); why != "" {
 			l.stop()
-			p.leave(now, why)
+			p.leave(now, why, CauseWithdrawn)
 		} else if p.pin == Userspace && p.usUp {
 			l.stop()
-			p.leave(now, "")
+			p.leave(now, "", CauseAsked)
 		} else if l.misses >= lost {
 			switch {
 			case p.usProven.After(l.firstMiss):
@@ -209,6 +210,10 @@ func (p *peer) promote(now time.Time, l *lane) {
 	}
 	p.current, p.since, p.decided, p.standing, p.fell = l.kind, now, true, false, ""
 	l.carry(now, l.sizes.pass)
+	p.cause = CauseProven
+	if p.pin == l.kind {
+		p.cause = CauseAsked
+	}
 	p.watched = !p.rxAt.IsZero() && now.Sub(p.rxAt) <= recent
 	p.oneWay = 0
 	p.activeUntil = now.Add(activeFor)
@@ -216,7 +221,8 @@ func (p *peer) promote(now time.Time, l *lane) {
 }
 
 // leave goes to userspace. The lane has been stopped.
-func (p *peer) leave(now time.Time, why string) {
+func (p *peer) leave(now time.Time, why string, cause Cause) {
+	p.cause = cause
 	p.fell = ""
 	if why != "" {
 		p.fell = fmt.Sprintf("%v was left at %s: %s", p.current, now.Format(clock), why)
@@ -228,7 +234,7 @@ func (p *peer) leave(now time.Time, why string) {
 // fail leaves the path in use, which does not work.
 func (p *peer) fail(now time.Time, why string) {
 	p.lane(p.current).hold(now, why)
-	p.leave(now, "")
+	p.leave(now, "", CauseFailed)
 }
 
 // told takes note of whether the peer would take a path.

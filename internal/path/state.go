@@ -23,8 +23,33 @@ type State struct {
 	RTT       time.Duration
 	// Pin is the kind that the peer is kept on, or Auto.
 	Pin Kind
+	// Cause is what kind of thing made Kind what it is, empty if it never changed.
+	Cause Cause
 	// Reason says why, to a person. It may be empty of Userspace.
 	Reason string
+}
+
+// Cause is a Reason in one word, for those who count. There are few of them.
+type Cause string
+
+// The causes of a change of Kind.
+const (
+	CauseProven    Cause = "proven"    // probes by a better path are answered
+	CauseAsked     Cause = "asked"     // somebody has pinned the peer to it
+	CauseFailed    Cause = "failed"    // the path in use did not work
+	CauseWithdrawn Cause = "withdrawn" // it may not be used any more, or leads elsewhere
+)
+
+// Proof is LastProof, RTT and Cause of State, for who needs no Reason.
+func (c *Core) Proof(id [16]byte) (last time.Time, rtt time.Duration, cause Cause) {
+	p := c.peers[id]
+	if p == nil {
+		return last, rtt, cause
+	}
+	if l := p.lane(p.current); l != nil {
+		last, rtt = l.proof, l.rtt
+	}
+	return last, rtt, p.cause
 }
 
 // State returns what was decided about a peer; of one that is not known, Userspace.
@@ -33,7 +58,7 @@ func (c *Core) State(id [16]byte) State {
 	if p == nil {
 		return State{Pin: Auto}
 	}
-	s := State{Kind: p.current, Since: p.since, Pin: p.pin}
+	s := State{Kind: p.current, Since: p.since, Pin: p.pin, Cause: p.cause}
 	if l := p.lane(p.current); l != nil {
 		s.MTU, s.LastProof, s.RTT = l.mtu, l.proof, l.rtt
 		s.Reason = p.carried(l)

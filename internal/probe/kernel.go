@@ -20,6 +20,7 @@ type kernelPaths struct {
 	peers  map[[16]byte]*kernelPeer
 	done   [64]doneNonce // the last answers, in a ring
 	next   int
+	trips  *roundTrips
 }
 
 // kernelPeer is a peer as kernel paths know it.
@@ -220,7 +221,9 @@ func (k *kernelPaths) answer(now time.Time, f encap.Frame) error {
 		if len(r.wants) == 0 {
 			n, kind := r.n, r.kind
 			p.rounds = slices.Delete(p.rounds, i, i+1)
-			k.core.Answered(now, f.Sender, kind, n)
+			if rtt, ok := k.core.Answered(now, f.Sender, kind, n); ok {
+				k.trips.observe(kind, rtt)
+			}
 		}
 		return nil
 	}
@@ -283,20 +286,28 @@ func (c *Core) hasten(now time.Time, id [16]byte) {
 }
 
 // kernelCounts counts the control frames of a peer in kernel paths, as inner packets,
-// since the counters of these paths have them as well.
+// since the counters of these paths have them as well. What came is by path.Kind.
 type kernelCounts struct {
-	txPackets, txBytes, rxPackets, rxBytes atomic.Uint64
+	txPackets, txBytes atomic.Uint64
+	came               [path.Direct + 1]struct{ packets, bytes atomic.Uint64 }
 }
 
-// came counts a frame that has come by a path.
-func (c *kernelCounts) came(by encap.Path, size int, from netip.Addr) {
+// take counts a frame that has come by a path.
+func (c *kernelCounts) take(by encap.Path, size int, from netip.Addr) {
 	if c != nil && by != encap.Userspace {
-		c.rxPackets.Add(1)
-		c.rxBytes.Add(uint64(size + innerHeaders(from)))
+		k := &c.came[kindOf(by)]
+		k.packets.Add(1)
+		k.bytes.Add(uint64(size + innerHeaders(from)))
 	}
 }
 
-func (c *kernelCounts) went(size int, to netip.Addr) {
+// going counts a frame that is about to be sent, and stayed takes one back that was not.
+func (c *kernelCounts) going(size int, to netip.Addr) {
 	c.txPackets.Add(1)
 	c.txBytes.Add(uint64(size + innerHeaders(to)))
+}
+
+func (c *kernelCounts) stayed(size int, to netip.Addr) {
+	c.txPackets.Add(^uint64(0))
+	c.txBytes.Add(-uint64(size + innerHeaders(to)))
 }

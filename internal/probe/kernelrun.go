@@ -37,11 +37,18 @@ func (p *Prober) transmitKernel(m kernelFrame) error {
 		return err
 	}
 	p.buf = b
-	if err := p.sendK(b, m.frame.Receiver, m.kind, m.to, m.fresh); err != nil {
-		return err
-	}
+	// Counted before it is sent: who reads the kernel's counters and then ours never takes
+	// a frame of ours for data.
+	var counts *kernelCounts
 	if s := (*p.roster.Load())[m.frame.Receiver]; s != nil && s.counts != nil {
-		s.counts.went(len(b), m.to.Addr())
+		counts = s.counts
+		counts.going(len(b), m.to.Addr())
+	}
+	if err := p.sendK(b, m.frame.Receiver, m.kind, m.to, m.fresh); err != nil {
+		if counts != nil {
+			counts.stayed(len(b), m.to.Addr())
+		}
+		return err
 	}
 	return nil
 }
@@ -102,12 +109,37 @@ func (p *Prober) Traffic(all []Traffic) {
 	})
 }
 
+// Frames counts inner packets and their bytes.
+type Frames struct{ Packets, Bytes uint64 }
+
 // KernelFrames returns how many of the inner packets and bytes in a peer's kernel
-// paths were control frames, sent and received.
-func (p *Prober) KernelFrames(id [16]byte) (txPackets, txBytes, rxPackets, rxBytes uint64) {
+// paths were control frames: those sent, by any path, and those received, by kind.
+func (p *Prober) KernelFrames(id [16]byte) (tx Frames, rx [path.Direct + 1]Frames) {
 	if s := (*p.roster.Load())[id]; s != nil && s.counts != nil {
-		c := s.counts
-		return c.txPackets.Load(), c.txBytes.Load(), c.rxPackets.Load(), c.rxBytes.Load()
+		tx = Frames{s.counts.txPackets.Load(), s.counts.txBytes.Load()}
+		for k := range rx {
+			rx[k] = Frames{s.counts.came[k].packets.Load(), s.counts.came[k].bytes.Load()}
+		}
 	}
-	return 0, 0, 0, 0
+	return tx, rx
+}
+
+// Answered returns when a peer last answered by userspace, and the smoothed round trip; ok
+// is false if there is no such peer.
+func (p *Prober) Answered(id [16]byte) (last time.Time, rtt time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.core.peers[id]
+	if q == nil {
+		return last, rtt, false
+	}
+	return q.track.lastProof, q.track.srtt, true
+}
+
+// Proof returns when a peer last answered by the kernel path that is decided on, the
+// smoothed round trip of that path, and what made it what it is.
+func (p *Prober) Proof(id [16]byte) (last time.Time, rtt time.Duration, cause path.Cause) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kern.core.Proof(id)
 }

@@ -58,6 +58,7 @@ type Prober struct {
 	auth   atomic.Pointer[encap.Auth]
 	roster atomic.Pointer[roster] // what Handle needs of core
 	drops  counters
+	trips  roundTrips
 
 	inbox   chan *frame   // filled by Handle, never blocking
 	free    chan *frame   // frames that are not in use
@@ -121,6 +122,7 @@ func New(c Config) *Prober {
 	for range inboxLen {
 		p.free <- new(frame)
 	}
+	p.kern.trips = &p.trips
 	p.auth.Store(c.Auth)
 	p.roster.Store(new(roster))
 	return p
@@ -153,7 +155,7 @@ func (p *Prober) Handle(datagram []byte, by encap.Path, from netip.AddrPort) {
 		p.drops.addError(err)
 		return
 	}
-	s.counts.came(by, len(datagram), from.Addr())
+	s.counts.take(by, len(datagram), from.Addr())
 	share := s.share(f.Type)
 	if share.Add(1) > peerQueue {
 		share.Add(-1)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/encap"
+	"github.com/overlayd/overlayd/internal/path"
 )
 
 // Run probes and answers until ctx ends or Close is called. It is called
@@ -82,6 +83,7 @@ func (p *Prober) work(q *frame) {
 			g.result <- pong{rtt: rtt} // once: the core takes no answer twice
 		}
 		if err == nil {
+			p.trips.observe(path.Userspace, rtt)
 			p.kern.core.UserspaceAnswered(q.at, f.Sender, q.at.Add(-rtt), rtt)
 		}
 	} else {
