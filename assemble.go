@@ -168,7 +168,7 @@ func (n *Node) openMember() (err error) {
 	n.parts.member, err = membership.New(membership.Config{
 		StateDir: n.cfg.StateDir, Name: n.cfg.Name, Settings: n.cfg.settings, Static: n.cfg.Subnets,
 		Gossip:   netip.AddrPortFrom(n.parts.endpoints[0], n.cfg.GossipPort),
-		Reserved: slices.Concat(n.cfg.reserved(), n.cfg.outside),
+		Reserved: n.cfg.unclaimed(),
 		Seeds:    n.cfg.seeds, Cluster: n.cfg.Cluster, Keys: n.cfg.Keys,
 		Addrs: n.parts.endpoints,
 		Ports: membership.Ports{UDP: n.cfg.UDPPort, VXLAN: n.cfg.VXLANPort, KernelVXLAN: n.cfg.KernelVXLANPort},

@@ -52,7 +52,7 @@ func (n *Node) Reload(cfg Config) (changed []string, err error) {
 	}
 	// The capabilities last: a peer that hears of them finds that it is so, and does not
 	// shut its guard to what we still send.
-	want := membership.Adjustment{Seeds: next.seeds, Reserved: next.reserved(), Caps: n.live().caps()}
+	want := membership.Adjustment{Seeds: next.seeds, Reserved: next.unclaimed(), Caps: n.live().caps()}
 	if err := m.Adjust(n.quit, want); err != nil {
 		return nil, n.unlessStopped(fmt.Errorf("static peers: %w", err))
 	}

@@ -137,6 +137,10 @@ func (r *resolved) reserved() (out []netip.Prefix) {
 	return out
 }
 
+// unclaimed is what this node never claims: static peers' subnets, and what lies outside
+// of its ranges.
+func (r *resolved) unclaimed() []netip.Prefix { return slices.Concat(r.reserved(), r.outside) }
+
 // dataPort is the port that this node's encap receives on.
 func (r *resolved) dataPort() uint16 {
 	if r.Encap == "vxlan" {

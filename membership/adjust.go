@@ -66,10 +66,11 @@ func (m *Member) adjust(a Adjustment, now time.Time) error {
 // reserve replaces what is never claimed.
 func (l *leaser) reserve(reserved []netip.Prefix, now time.Time) error {
 	lies := func(s *slot) bool {
-		return !s.evict && s.state != slotNone && slices.ContainsFunc(reserved, s.claim.Prefix.Overlaps)
+		return !s.evict && s.state != slotNone && s.state != slotHeld && slices.ContainsFunc(reserved, s.claim.Prefix.Overlaps)
 	}
+	fresh := slices.DeleteFunc(slices.Clone(reserved), func(p netip.Prefix) bool { return slices.Contains(l.reserved, p) })
 	for _, s := range l.slots {
-		if s.state == slotHeld && lies(s) {
+		if s.state == slotHeld && !s.evict && slices.ContainsFunc(fresh, s.claim.Prefix.Overlaps) {
 			return fmt.Errorf("%v %w", s.claim.Prefix, ErrReserved)
 		}
 	}
