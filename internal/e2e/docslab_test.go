@@ -45,6 +45,9 @@ type docsLab struct {
 // docsNetwork is the whole of the cluster of host11 and host12: one subnet.
 const docsNetwork = "100.98.0.0/24"
 
+// docsNetConf is what flannel was configured with on host15 and host16.
+const docsNetConf = `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}` + "\n"
+
 func newDocsLab(t *testing.T) *docsLab {
 	_, sw, nodes := cluster(t, 16)
 	bin := filepath.Join(t.TempDir(), "bin")
@@ -74,7 +77,7 @@ func newDocsLab(t *testing.T) *docsLab {
 		host(5).AddRoute(netip.MustParsePrefix("100.64.0.0/10"), netip.MustParseAddr("192.0.2.1")))
 
 	seed := host(1).Addr4().String()
-	d.start(t, host(1))
+	d.start(t, host(1), "--http-listen", "9570")
 	for _, i := range []int{2, 3, 4, 5, 6, 10, 13, 14} {
 		d.start(t, host(i), "--join", seed)
 	}
@@ -83,8 +86,11 @@ func newDocsLab(t *testing.T) *docsLab {
 	d.start(t, host(11), "--network", docsNetwork)
 	for _, i := range []int{15, 16} {
 		d.run(t, docCommand{host: host(i).Name(), text: "ip link add flannel.1 type vxlan id 1 dstport 8472 local " + host(i).Addr4().String() + " nolearning"})
-		d.start(t, host(i), "--network", "10.5.0.0/16", "--subnet", fmt.Sprintf("10.5.%d.0/24", 2*i+4), "--join", "192.0.2.15,192.0.2.16")
+		must(t, os.WriteFile(filepath.Join(host(i).Dir(), "etc", "net-conf.json"), []byte(docsNetConf), 0o644))
 	}
+	ofFlannel := []string{"--net-conf", "/etc/overlayd/net-conf.json", "--join", "192.0.2.15,192.0.2.16"}
+	d.start(t, host(15), append(ofFlannel, "--subnet", "10.5.34.0/24")...)
+	d.start(t, host(16), append(ofFlannel, "--subnet", "10.5.36.0/24", "--ip-masq")...)
 
 	for _, i := range []int{1, 2, 4, 10, 11, 13} {
 		host(i).lease(t)
@@ -102,7 +108,7 @@ func (d *docsLab) start(t *testing.T, n *node, args ...string) {
 	i := strings.TrimPrefix(n.Name(), "host")
 	all := []string{"run", "--interface", "eth0", "--name", n.Name(), "--key-file", "/var/lib/overlayd/key"}
 	n.networks = 1
-	if !slices.Contains(args, "--network") {
+	if !slices.Contains(args, "--network") && !slices.Contains(args, "--net-conf") {
 		n.networks = 2
 		all = append(all, "--network", network4.String()+","+network6.String(),
 			"--subnet", fmt.Sprintf("100.96.%s.0/24,fd96:0:0:%s::/64", i, i))
