@@ -21,6 +21,7 @@ const (
 	roleNoNetAdmin  = "no-net-admin" // root without CAP_NET_ADMIN, as in most containers
 	roleReadOnlyDir = "read-only"    // the directory of the last argument is mounted read-only
 	roleNoNFTables  = "no-nftables"  // a kernel without nftables
+	roleDocs        = "docs"         // the system's own directories are those of a host of the lab; see docsHome
 	roleQueues      = "queues"       // a node of the library with more queues than processors; see runQueues
 )
 
@@ -39,6 +40,9 @@ func asRole(role string, args ...string) *exec.Cmd {
 func playRole(role string, args []string) error {
 	var err error
 	switch role {
+	case roleDocs:
+		err = docsHome(args[0])
+		args = args[1:]
 	case roleQueues:
 		err = runQueues(args[1:])
 	case roleNoTUN:
