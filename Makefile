@@ -93,7 +93,7 @@ PKGVERSION ?= $(or $(patsubst v%,%,$(filter v0% v1% v2% v3% v4% v5% v6% v7% v8% 
 
 package: ## a .deb and a .rpm, in bin/package
 	rm -rf bin/package && mkdir -p $(DIST)/man $(DIST)/completion
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/overlayd ./cmd/overlayd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/ ./cmd/overlayd ./cmd/overlayd-cni
 	sed 's|/usr/local/bin/|/usr/bin/|; s|^\# /etc/systemd.*||' examples/two-hosts/overlayd.service >$(DIST)/overlayd.service
 	$(GO) test -count=1 ./cmd/overlayd -run '^TestManPages$$' -man "$(CURDIR)/$(DIST)/man"
 	gzip -9n $(DIST)/man/*.1

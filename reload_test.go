@@ -77,13 +77,15 @@ func TestReloadRefused(t *testing.T) {
 		"--run-dir":                func(c *Config) { c.RunDir = t.TempDir() },
 		"--subnet-file":            func(c *Config) { c.SubnetFile = t.TempDir() + "/x" },
 		"--device":                 func(c *Config) { c.Device = "other" },
-		"--subnet-range":           func(c *Config) { c.SubnetRanges = []SubnetRange{{First: netip.MustParseAddr("100.96.0.0"), Last: netip.MustParseAddr("100.96.255.0")}} },
-		"--forward-rules":          func(c *Config) { c.ForwardRules = "off" },
-		"--http-listen":            func(c *Config) { c.HTTPListen = "9571" },
-		"MTU":                      func(c *Config) { c.MTU++ },
-		"LeaseTime":                func(c *Config) { c.LeaseTime = 2 * time.Hour },
-		"Tunnel":                   func(c *Config) { c.Tunnel = nil },
-		"Queues":                   func(c *Config) { c.Queues = n.cfg.Queues + 1 },
+		"--subnet-range": func(c *Config) {
+			c.SubnetRanges = []SubnetRange{{First: netip.MustParseAddr("100.96.0.0"), Last: netip.MustParseAddr("100.96.255.0")}}
+		},
+		"--forward-rules": func(c *Config) { c.ForwardRules = "off" },
+		"--http-listen":   func(c *Config) { c.HTTPListen = "9571" },
+		"MTU":             func(c *Config) { c.MTU++ },
+		"LeaseTime":       func(c *Config) { c.LeaseTime = 2 * time.Hour },
+		"Tunnel":          func(c *Config) { c.Tunnel = nil },
+		"Queues":          func(c *Config) { c.Queues = n.cfg.Queues + 1 },
 		"--key-file (a node is with a key or without one)": func(c *Config) { c.Keys = nil },
 	}
 	for _, f := range coldFields() {
