@@ -90,9 +90,10 @@ func parseConfig(b []byte) (*config, error) {
 	if c.subnetFile == "" {
 		c.subnetFile = filepath.Join(c.runDir, "subnet.env")
 	}
-	for key, dir := range map[string]string{"runDir": c.runDir, "subnetFile": c.subnetFile, "stateDir": c.stateDir} {
-		if !filepath.IsAbs(dir) {
-			return nil, invalid("%s: %q does not begin with a slash", key, dir)
+	// The run directory first: the subnet's file may be in it.
+	for _, given := range []struct{ key, path string }{{"runDir", c.runDir}, {"subnetFile", c.subnetFile}, {"stateDir", c.stateDir}} {
+		if !filepath.IsAbs(given.path) {
+			return nil, invalid("%s: %q does not begin with a slash", given.key, given.path)
 		}
 	}
 	for _, key := range passedKeys {
