@@ -120,6 +120,9 @@ func (l *txLoop) take(t *Table, i int) {
 	if tap := l.e.tap.Load(); tap != nil {
 		l.e.showInner(*tap, true, p, pkt.Data, reason)
 	}
+	if reason != None { // counted first: whoever is answered may look
+		l.e.drops.Add(reason, 1)
+	}
 	switch reason {
 	case None:
 	case TxNoOwner, TxPeerDown, TxNoSocket:
@@ -128,7 +131,6 @@ func (l *txLoop) take(t *Table, i int) {
 		l.e.icmp.offer(t, reason, pkt.Data, src, l.e.mtuTo(p, src.Is6()))
 	}
 	if reason != None {
-		l.e.drops.Add(reason, 1)
 		return
 	}
 	kind := encap.IPv4
