@@ -98,7 +98,7 @@ func TestUnitVerifies(t *testing.T) {
 		out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput()
 		return string(out), err
 	}
-	good := strings.Replace(string(text), program, "/bin/true", 1)
+	good := strings.ReplaceAll(string(text), program, "/bin/true")
 	out, err := verify(good)
 	if strings.Contains(out, "overlayd.service") {
 		t.Error(out)
