@@ -35,11 +35,13 @@ type Capture struct {
 	filter func([]byte) bool
 	done   chan struct{}
 
-	stop sync.Once
-	mu   sync.Mutex
-	got  []Captured
-	n    int
-	news chan struct{} // closed and replaced when a packet is added
+	stop    sync.Once
+	reading sync.Mutex // held while packets are taken from the socket
+	buf     []byte     // a superpacket and its Ethernet header
+	mu      sync.Mutex
+	got     []Captured
+	n       int
+	news    chan struct{} // closed and replaced when a packet is added
 }
 
 // Capture starts to collect what passes an interface of the namespace, both
@@ -51,7 +53,7 @@ func (n *Namespace) Capture(iface string, filter func(packet []byte) bool) (*Cap
 	if err != nil {
 		return nil, fmt.Errorf("lab: %s: capture on %s: %w", n.short, iface, err)
 	}
-	c := &Capture{filter: filter, done: make(chan struct{}), news: make(chan struct{})}
+	c := &Capture{filter: filter, buf: make([]byte, 1<<16+64), done: make(chan struct{}), news: make(chan struct{})}
 	err = n.Do(func() (err error) {
 		c.file, err = packetSocket(link)
 		return err
@@ -90,45 +92,31 @@ func packetSocket(link netlink.Link) (*os.File, error) {
 }
 
 // run reads until Stop sets a deadline. Everything that had passed by then is
-// in the socket's queue and still read: the deadline is looked at only when
-// the queue is empty.
+// in the socket's queue and still read.
 func (c *Capture) run() {
 	defer close(c.done)
 	raw, err := c.file.SyscallConn()
 	if err != nil {
 		return
 	}
-	buf := make([]byte, 1<<16+64) // a superpacket and its Ethernet header
-	for {
-		var size int
-		var from unix.Sockaddr
-		var recvErr error
-		err := raw.Read(func(fd uintptr) bool {
-			size, from, recvErr = unix.Recvfrom(int(fd), buf, 0)
-			return recvErr != unix.EAGAIN && recvErr != unix.EINTR
-		})
-		switch {
-		case err != nil:
-			c.drain(buf)
-			return
-		case recvErr == unix.ENETDOWN: // the link went down; it may come back
-			continue
-		case recvErr != nil:
-			return
-		}
-		c.add(buf[:size], from)
-	}
+	_ = raw.Read(c.drain) // until the deadline, which leaves packets unread, or until the socket fails
+	_ = raw.Control(func(fd uintptr) { c.drain(fd) })
 }
 
-// drain reads what is left in the queue, without waiting.
-func (c *Capture) drain(buf []byte) {
-	fd := int(c.file.Fd())
+// drain reads what is in the queue. It tells whether the socket has failed.
+func (c *Capture) drain(fd uintptr) bool {
+	c.reading.Lock()
+	defer c.reading.Unlock()
 	for {
-		size, from, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
-		if err != nil {
-			return
+		switch size, from, err := unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT); err {
+		case nil:
+			c.add(c.buf[:size], from)
+		case unix.EINTR, unix.ENETDOWN: // a link that went down may come back
+		case unix.EAGAIN:
+			return false
+		default:
+			return true
 		}
-		c.add(buf[:size], from)
 	}
 }
 
@@ -151,8 +139,16 @@ func (c *Capture) add(packet []byte, from unix.Sockaddr) {
 	c.news = make(chan struct{})
 }
 
-// Count returns how many packets were chosen so far.
+// Count returns how many of the packets that have passed were chosen: also those
+// that the reader has not come to yet.
 func (c *Capture) Count() int {
+	if raw, err := c.file.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { c.drain(fd) }) // an error: it is stopped, and all is read
+	}
+	return c.count()
+}
+
+func (c *Capture) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.n
@@ -177,7 +173,7 @@ func (c *Capture) Wait(ctx context.Context, n int) error {
 		select {
 		case <-news:
 		case <-c.done:
-			return fmt.Errorf("lab: capture ended with %d packets of %d", c.Count(), n)
+			return fmt.Errorf("lab: capture ended with %d packets of %d", c.count(), n)
 		case <-ctx.Done():
 			return fmt.Errorf("lab: %d packets of %d captured: %w", have, n, context.Cause(ctx))
 		}

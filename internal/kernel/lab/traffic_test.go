@@ -66,6 +66,9 @@ func TestCapture(t *testing.T) {
 	if got := ping(t, hosts[0].Namespace, hosts[1].Addr4()); got != 5 {
 		t.Fatalf("%d of 5 answered", got)
 	}
+	if n := c.Count(); n != 10 { // what has passed is counted, whether or not the reader was there
+		t.Errorf("%d packets of 10 have passed", n)
+	}
 	must(t, c.Wait(deadline(t, 5*time.Second), 10))
 	c.Stop()
 	none.Stop()
