@@ -26,7 +26,7 @@ func coldFields() []field {
 		{"GossipPort", "--gossip-port"}, {"UDPPort", "--udp-port"}, {"VXLANPort", "--vxlan-port"}, {"KernelVXLANPort", "--kernel-vxlan-port"},
 		{"Cluster", "--cluster"}, {"Name", "--name"}, {"KeepPaths", "--keep-paths"}, {"StateDir", "--state-dir"}, {"RunDir", "--run-dir"},
 		{"SubnetFile", "--subnet-file"}, {"Device", "--device"}, {"MTU", "MTU"}, {"LeaseTime", "LeaseTime"},
-		{"SubnetRanges", "--subnet-range"}, {"IPMasq", "--ip-masq"}, {"ForwardRules", "--forward-rules"}, {"HTTPListen", "--http-listen"}, {"Pprof", "--pprof"},
+		{"SubnetRanges", "--subnet-range"}, {"IPMasq", "--ip-masq"}, {"ForwardRules", "--forward-rules"}, {"HTTPListen", "--http-listen"}, {"Pprof", "--pprof"}, {"HTTPPeers", "--http-peers"},
 	}
 }
 

@@ -139,6 +139,10 @@ type Config struct {
 	HTTPListen string
 	// Pprof adds /debug/pprof/ to it.
 	Pprof bool
+	// HTTPPeers is the TCP port at which the peers' hosts answer /status. With it the page
+	// can show what they see, and /mesh tells it; they are asked when somebody looks. 0:
+	// nobody is asked.
+	HTTPPeers uint16
 
 	// LeaseTime is how long an owner must be silent before its subnet is taken
 	// for a new node when none is free. Zero: 24 h. A setting of the cluster.

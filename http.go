@@ -19,6 +19,9 @@ func (r *resolved) listen() error {
 		if r.Pprof {
 			return badConfig("profiles are wanted without an HTTP address: give one with --http-listen")
 		}
+		if r.HTTPPeers != 0 {
+			return badConfig("peers are to be asked by HTTP without an HTTP address of this node: give one with --http-listen")
+		}
 		return nil
 	}
 	if !strings.Contains(text, ":") {
@@ -66,7 +69,7 @@ func (n *Node) serveHTTP() error {
 		Status:  func() any { return n.Status() },
 		Leases:  func() any { return n.Leases() },
 		Healthy: n.healthy, Ready: n.carries,
-		Metrics: scrapes, Pprof: n.cfg.Pprof, Logger: n.log,
+		Metrics: scrapes, Pprof: n.cfg.Pprof, Peers: n.asking(), Logger: n.log,
 	})
 	n.log.Info("HTTP is answered", "address", n.parts.web.Addr().String())
 	return nil

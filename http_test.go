@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -68,6 +69,90 @@ func TestHTTPListen(t *testing.T) {
 	cfg.Pprof = true
 	if _, err := New(cfg); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "--http-listen") {
 		t.Errorf("pprof alone: %v", err)
+	}
+	cfg.Pprof, cfg.HTTPPeers = false, 9570
+	if _, err := New(cfg); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "--http-listen") {
+		t.Errorf("asking peers alone: %v", err)
+	}
+}
+
+// TestPeerViews: a node that was told to asks its peers what they see, those that are there, and
+// passes on what the right ones say.
+func TestPeerViews(t *testing.T) {
+	check := nothingLeft(t)
+	port, err := net.Listen("tcp", netip.AddrPortFrom(testAddr(1), 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := port.Addr().(*net.TCPAddr).AddrPort().Port()
+	port.Close()
+	config := func(i int, listen netip.Addr) Config {
+		cfg := testConfig(t, i)
+		cfg.HTTPListen, cfg.HTTPPeers = netip.AddrPortFrom(listen, at).String(), at
+		if i > 1 {
+			cfg.Join = []string{testAddr(1).String()}
+		}
+		return cfg
+	}
+	first := startNode(t, config(1, testAddr(1)))
+	second := startNode(t, config(2, testAddr(2)))
+	third := startNode(t, config(3, testAddr(13))) // which answers elsewhere
+	for _, n := range []*Node{first, second, third} {
+		awaitReady(t, n)
+	}
+	waitFor(t, "all to see all", func() bool {
+		for _, n := range []*Node{first, second, third} {
+			peers := n.Status().Peers
+			if len(peers) != 2 || peers[0].LastProofMS == nil || peers[1].LastProofMS == nil {
+				return false
+			}
+		}
+		return true
+	})
+	var got struct {
+		Schema string
+		Peers  []struct {
+			ID, Name, Address, Error string
+			Status                   *Status
+		}
+	}
+	_, body := get(t, first, "/mesh")
+	if err := json.Unmarshal([]byte(body), &got); err != nil || got.Schema != "overlayd.mesh/v1" || len(got.Peers) != 2 {
+		t.Fatalf("%v: %s", err, body)
+	}
+	two, three := got.Peers[0], got.Peers[1]
+	if two.Name != "node2" || two.Error != "" || two.Status == nil || two.Status.Node.ID != second.Status().Node.ID || two.Address != netip.AddrPortFrom(testAddr(2), at).String() {
+		t.Errorf("the second: %s", body)
+	} else if p := two.Status.Peers; len(p) != 2 || p[0].Name != "node1" || p[1].Name != "node3" || p[1].Path != PathUserspaceUDP {
+		t.Errorf("the second's peers: %+v", p)
+	}
+	if three.Name != "node3" || three.Status != nil || !strings.HasPrefix(three.Error, "nothing listens there") {
+		t.Errorf("the third: %s", body)
+	}
+	for _, n := range []*Node{third, second, first} {
+		if err := n.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	check()
+}
+
+// TestReadPeerStatus: what answers in a peer's place is not taken for it.
+func TestReadPeerStatus(t *testing.T) {
+	s := Status{Schema: StatusSchema, Node: NodeStatus{ID: "02", Name: "other\nhost"}}
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readPeerStatus("02", b); err != nil || got.(Status).Node.ID != "02" {
+		t.Errorf("%v %v", got, err)
+	}
+	for id, answer := range map[string]string{
+		"03": string(b), "02": `{"schema":"overlayd.status/v2","node":{"id":"02"}}`, "04": "", "05": "[]", "06": `{"node":{"id":"06"}}`, "07": `{"schema":"overlayd.status/v1"}`,
+	} {
+		if got, err := readPeerStatus(id, []byte(answer)); err == nil || got != nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v %v", answer, got, err)
+		}
 	}
 }
 

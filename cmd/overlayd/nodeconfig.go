@@ -42,6 +42,7 @@ func nodeConfig(v values) (overlayd.Config, error) {
 		RunDir:          p.text(flagRunDir),
 		SubnetFile:      subnetFile(v),
 		HTTPListen:      p.text("http-listen"),
+		HTTPPeers:       uint16(p.number("http-peers", 0, 65535)),
 		Pprof:           p.boolean("pprof"),
 		Device:          p.text(flagDevice),
 		Offload:         p.oneOf("offload"),

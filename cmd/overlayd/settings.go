@@ -87,6 +87,7 @@ func settings() []*setting {
 		{flag: flagRunDir, kind: text, arg: "DIR", def: overlayd.DefaultRunDir, help: "where the control socket and subnet.env are"},
 		{flag: flagSubnetFile, kind: text, arg: "FILE", shown: "RUN-DIR/subnet.env", help: "where the subnet is written for container runtimes"},
 		{flag: "http-listen", kind: text, arg: "[ADDR:]PORT", help: "answer HTTP there: a page, /metrics, /status, /healthz, /readyz; without ADDR on loopback; anybody who reaches it may read"},
+		{flag: "http-peers", kind: number, arg: "PORT", def: "0", shown: "0, nobody is asked", help: "let the page show what the peers see: their /status is asked for at this port of their hosts, while somebody looks"},
 		{flag: "pprof", kind: boolean, help: "profiles of the daemon at /debug/pprof/ of --http-listen"},
 		{flag: flagDevice, kind: text, arg: "NAME", def: overlayd.DefaultDevice, help: "name of the TUN device"},
 		{flag: flagConfig, kind: text, arg: "FILE", help: "config file in YAML; its keys are these flags with underscores"},

@@ -30,7 +30,7 @@ func TestFlagsOfRun(t *testing.T) {
 		"allow-source": "", "gossip-port": "7946", "udp-port": "8285", "vxlan-port": "8472", "kernel-vxlan-port": "4789",
 		"cluster": "", "key-file": "", "name": "the host name", "keep-paths": "", "ip-masq": "", "forward-rules": "auto",
 		"state-dir": "/var/lib/overlayd", "run-dir": "/run/overlayd", "subnet-file": "RUN-DIR/subnet.env",
-		"http-listen": "", "pprof": "",
+		"http-listen": "", "http-peers": "0, nobody is asked", "pprof": "",
 		"device": "overlay0", "config": "", "log-level": "info", "log-format": "text",
 	}
 	got := map[string]string{}
@@ -105,7 +105,7 @@ func TestEverySource(t *testing.T) {
 		}},
 		KeepPaths: true, IPMasq: true, ForwardRules: "off", GossipPort: 1, UDPPort: 2, VXLANPort: 3, KernelVXLANPort: 4,
 		Cluster: "blue", Keys: [][]byte{make([]byte, 16)},
-		StateDir: "/s", RunDir: "/r", SubnetFile: "/r/x.env", HTTPListen: "[::1]:9570", Pprof: true, Device: "overlay7",
+		StateDir: "/s", RunDir: "/r", SubnetFile: "/r/x.env", HTTPListen: "[::1]:9570", HTTPPeers: 9571, Pprof: true, Device: "overlay7",
 	}
 	flags := []string{
 		"--network", "100.96.0.0/16,fd96::/48", "--subnet-len=25,65", "--subnet=100.96.7.0/25", "--subnet-range=100.96.7.0-100.96.8.128,fd96::-fd96:0:0:f::", "--interface=eth0",
@@ -113,7 +113,7 @@ func TestEverySource(t *testing.T) {
 		"--encap=vxlan", "--vni=5", "--vxlan-reserved=rfc",
 		"--static-peer=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "--fast-path=off", "--offload=off", "--allow-source=192.0.2.0/24", "--gossip-port=1",
 		"--udp-port=2", "--vxlan-port=3", "--kernel-vxlan-port=4", "--cluster=blue", "--key-file=" + key, "--keep-paths", "--ip-masq", "--forward-rules=off",
-		"--state-dir=/s", "--run-dir=/r", "--subnet-file=/r/x.env", "--http-listen=[::1]:9570", "--pprof", "--device=overlay7", "--log-level=warn", "--log-format=json",
+		"--state-dir=/s", "--run-dir=/r", "--subnet-file=/r/x.env", "--http-listen=[::1]:9570", "--http-peers=9571", "--pprof", "--device=overlay7", "--log-level=warn", "--log-format=json",
 	}
 	env := []string{
 		"OVERLAYD_NETWORK=100.96.0.0/16, fd96::/48", "OVERLAYD_SUBNET_LEN=25,65", "OVERLAYD_SUBNET=100.96.7.0/25", "OVERLAYD_SUBNET_RANGE=100.96.7.0-100.96.8.128,fd96::-fd96:0:0:f::", "OVERLAYD_INTERFACE=eth0",
@@ -122,7 +122,7 @@ func TestEverySource(t *testing.T) {
 		"OVERLAYD_STATIC_PEER=name=switch,endpoint=[2001:db8::7]:4789,subnet=100.96.9.0/24,subnet=fd96:0:0:9::/64,vtep-mac=02:00:00:00:00:ff", "OVERLAYD_FAST_PATH=off", "OVERLAYD_OFFLOAD=off",
 		"OVERLAYD_ALLOW_SOURCE=192.0.2.0/24", "OVERLAYD_GOSSIP_PORT=1", "OVERLAYD_UDP_PORT=2", "OVERLAYD_VXLAN_PORT=3",
 		"OVERLAYD_KERNEL_VXLAN_PORT=4", "OVERLAYD_CLUSTER=blue", "OVERLAYD_KEY_FILE=" + key, "OVERLAYD_KEEP_PATHS=yes", "OVERLAYD_IP_MASQ=1", "OVERLAYD_FORWARD_RULES=off",
-		"OVERLAYD_STATE_DIR=/s", "OVERLAYD_RUN_DIR=/r", "OVERLAYD_SUBNET_FILE=/r/x.env", "OVERLAYD_HTTP_LISTEN=[::1]:9570", "OVERLAYD_PPROF=1", "OVERLAYD_DEVICE=overlay7",
+		"OVERLAYD_STATE_DIR=/s", "OVERLAYD_RUN_DIR=/r", "OVERLAYD_SUBNET_FILE=/r/x.env", "OVERLAYD_HTTP_LISTEN=[::1]:9570", "OVERLAYD_HTTP_PEERS=9571", "OVERLAYD_PPROF=1", "OVERLAYD_DEVICE=overlay7",
 		"OVERLAYD_LOG_LEVEL=warn", "OVERLAYD_LOG_FORMAT=json", "HOME=/root",
 	}
 	file := `# a comment
@@ -157,6 +157,7 @@ state_dir: /s
 run_dir: /r
 subnet_file: /r/x.env
 http_listen: "[::1]:9570"
+http_peers: 9571
 pprof: true
 device: overlay7
 log_level: warn

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"embed"
 	"encoding/json"
 	"fmt"
@@ -18,10 +19,15 @@ var pages = map[string]struct{ file, kind string }{
 	"/page.css": {"page/page.css", "text/css; charset=utf-8"},
 	"/page.js":  {"page/page.js", "text/javascript; charset=utf-8"},
 	"/mesh.js":  {"page/mesh.js", "text/javascript; charset=utf-8"},
+	"/views.js": {"page/views.js", "text/javascript; charset=utf-8"},
 	"/icon.svg": {"page/icon.svg", "image/svg+xml"},
 }
 
-func routes(cfg Config) http.Handler {
+// asksPeers is the header of /status that tells the page of /mesh.
+const asksPeers = "Overlayd-Asks-Peers"
+
+// routes are the answers; what they ask of others ends with ctx.
+func routes(ctx context.Context, cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	for path, p := range pages {
 		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
@@ -35,7 +41,17 @@ func routes(cfg Config) http.Handler {
 		})
 	}
 	mux.Handle("/metrics", cfg.Metrics)
-	mux.HandleFunc("/status", document(cfg.Status))
+	status := document(cfg.Status)
+	if cfg.Peers != nil {
+		peers := newAsker(ctx, *cfg.Peers)
+		mux.HandleFunc("/mesh", document(func() any { return peers.mesh() }))
+		own := status
+		status = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(asksPeers, "yes")
+			own(w, r)
+		}
+	}
+	mux.HandleFunc("/status", status)
 	mux.HandleFunc("/leases", document(cfg.Leases))
 	mux.HandleFunc("/healthz", verdict(cfg.Healthy))
 	mux.HandleFunc("/readyz", verdict(cfg.Ready))

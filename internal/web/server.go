@@ -1,6 +1,7 @@
 // Package web answers a node's observers by HTTP: /metrics, /healthz, /readyz, /status,
-// /leases, a page for people at /, and profiles if they are wanted. It changes nothing in
-// a node, asks nobody who they are, and knows nothing of nodes but what [Config] gives it.
+// /leases, a page for people at /, and, if they are wanted, profiles and what the peers
+// say. It changes nothing in a node, asks nobody who they are, and knows nothing of nodes
+// but what [Config] gives it.
 //
 // Whoever reaches the address may read all of it, so it belongs on loopback or into a
 // trusted network. A browser is no way around that: no other site's page can read an
@@ -32,7 +33,7 @@ const (
 	closeTimeout  = 300 * time.Millisecond
 )
 
-// Config is what a Server answers with. All but Pprof and Logger are required; the
+// Config is what a Server answers with. All but Pprof, Peers and Logger are required; the
 // functions are called by many goroutines.
 type Config struct {
 	// Status and Leases give documents, which are sent as JSON.
@@ -43,6 +44,8 @@ type Config struct {
 	Metrics http.Handler
 	// Pprof adds /debug/pprof/.
 	Pprof bool
+	// Peers adds /mesh, for which the peers are asked. Nil: nobody is asked anything.
+	Peers *Asking
 	// Logger nil discards.
 	Logger *slog.Logger
 }
@@ -85,7 +88,7 @@ func Serve(ln net.Listener, cfg Config) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{ln: ln, cancel: cancel}
 	s.http = http.Server{
-		Handler:           s.counted(guarded(ln.Addr(), routes(cfg))),
+		Handler:           s.counted(guarded(ln.Addr(), routes(ctx, cfg))),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      writeTimeout,

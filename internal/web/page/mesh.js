@@ -21,9 +21,10 @@ export function short(text, n) {
 
 /**
  * Draws into a box. Peers have name, id, path, label (a line about the path), bad, and
- * moved, which is true when the path has just changed.
+ * moved, which is true when the path has just changed. Wires are the paths between peers
+ * a and b, by their ids; where there is no room for them they are left out.
  */
-export function draw(box, self, peers, summary) {
+export function draw(box, self, peers, summary, wires = []) {
   if (peers.length > most) {
     const p = document.createElement("p");
     p.textContent = `${peers.length} peers are too many for a picture: see the table.`;
@@ -31,7 +32,7 @@ export function draw(box, self, peers, summary) {
     return;
   }
   const width = Math.max(300, Math.min(1180, box.clientWidth || 600));
-  box.replaceChildren(width < 640 || peers.length > 16 ? ladder(width, self, peers, summary) : star(width, self, peers, summary));
+  box.replaceChildren(width < 640 || peers.length > 16 ? ladder(width, self, peers, summary) : star(width, self, peers, summary, wires));
 }
 
 function frame(width, height, summary) {
@@ -62,8 +63,20 @@ function wire(svg, x1, y1, x2, y2, p) {
   svg.append(line(x1 + ox, y1 + oy, x2 + ox, y2 + oy, p), line(x1 - ox, y1 - oy, x2 - ox, y2 - oy, p));
 }
 
+/** A path between two peers, bent where it has to be so that it misses the middle by some. */
+function bow(svg, cx, cy, [x1, y1], [x2, y2], w) {
+  const mx = (x1 + x2) / 2, my = (y1 + y2) / 2, off = Math.hypot(mx - cx, my - cy), away = 70;
+  const [ux, uy] = off > 1 ? [(mx - cx) / off, (my - cy) / off] : [0, -1];
+  const far = off >= away ? off : 2 * away - off; // of the control point; the curve comes half way to it
+  const d = `M ${x1} ${y1} Q ${cx + ux * far} ${cy + uy * far} ${x2} ${y2}`;
+  const g = el("g", { class: `bow ${w.path}` });
+  g.append(el("title", {}, w.texts.join("\n")), el("path", { d }));
+  if (w.path === "kernel-vxlan") g.append(el("path", { d, class: "core" })); // a double line
+  svg.append(g);
+}
+
 /** Room for it: peers on an ellipse. */
-function star(width, self, peers, summary) {
+function star(width, self, peers, summary, wires) {
   const n = peers.length, height = n <= 2 ? 200 : Math.max(340, Math.min(760, 140 + n * 42));
   const svg = frame(width, height, summary), cx = width / 2, cy = height / 2 - 8;
   const rx = width / 2 - 230, ry = n <= 2 ? 0 : height / 2 - 70;
@@ -72,6 +85,8 @@ function star(width, self, peers, summary) {
     const at = n <= 2 ? [cx + (i === 0 ? 1 : -1) * rx, cy] : [cx + Math.cos(turn) * rx, cy + Math.sin(turn) * ry];
     return [p, ...at];
   });
+  const at = new Map(places.map(([p, x, y]) => [p.id, [x, y]]));
+  for (const w of wires) if (at.has(w.a) && at.has(w.b)) bow(svg, cx, cy, at.get(w.a), at.get(w.b), w);
   for (const [p, x, y] of places) wire(svg, cx, cy, x, y, p);
   for (const [p, x, y] of places) {
     const right = x >= cx;

@@ -3,6 +3,7 @@
 // and reasons come out of gossip.
 
 import { draw } from "./mesh.js";
+import { Views } from "./views.js";
 
 const every = 2000, leasesEvery = 10000, patience = 8000, remembered = 50;
 const paths = ["direct", "kernel-vxlan", "userspace-udp", "userspace-vxlan", "none"];
@@ -11,6 +12,7 @@ const $ = id => document.getElementById(id);
 let last = null;           // the status before, and when it came
 let moved = new Map();     // peers by id whose path has just changed, until when
 let leasesAt = -Infinity;
+let redraw = () => {};     // the picture, as the last status has it
 
 function make(name, text, className) {
   const e = document.createElement(name);
@@ -94,7 +96,7 @@ class Table {
     // Rows and cells stay, so that neither the focus nor a selection is lost.
     const kept = new Map();
     sorted.forEach(([, r], i) => {
-      const key = r.anchor || `${this.columns[0].of(r)} ${r.owner_id || ""}`;
+      const key = r.anchor || r.key || `${this.columns[0].of(r)} ${r.owner_id || ""}`;
       const tr = this.made.get(key) || this.make();
       kept.set(key, tr);
       if (this.body.rows[i] !== tr) this.body.insertBefore(tr, this.body.rows[i] || null);
@@ -151,6 +153,19 @@ const leases = new Table($("leases"), "Leases", [
   { title: "Why", of: l => l.why, className: () => "text" },
   { title: "Expires", of: l => new Date(l.expires).toLocaleString(), by: l => Date.parse(l.expires), number: true },
 ]);
+const seen = new Table($("views"), "What the peers see", [
+  { title: "Peer", of: v => v.from },
+  { title: "Sends to", of: v => v.to },
+  { title: "Path", of: v => v.path || "–", by: v => v.path, className: v => `path ${paths.includes(v.path) ? v.path : "none"}` },
+  { title: "Why", of: v => v.reason, className: () => "text" },
+  { title: "For", of: v => v.since === null ? "–" : age(v.since), by: v => v.since ?? -1, number: true },
+  { title: "Round trip", of: v => trip(v.rtt), by: v => v.rtt, number: true },
+]);
+const views = new Views($("asking"), $("ask"), $("asked"), () => {
+  $("views-section").hidden = !views.on;
+  seen.set(views.rows());
+  redraw();
+});
 const drops = new Table($("drops"), "Drops", [
   { title: "Reason", of: d => d.reason },
   { title: "Packets", of: d => d.count, number: true },
@@ -160,6 +175,7 @@ const drops = new Table($("drops"), "Drops", [
 async function ask(path) {
   const answer = await fetch(path, { signal: AbortSignal.timeout(patience), cache: "no-store" });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  if (path === "status") views.allow(answer.headers.get("Overlayd-Asks-Peers") === "yes");
   return answer.json();
 }
 
@@ -205,7 +221,7 @@ function picture(node, rows, now) {
     label: p.bad ? p.reason : [trip(p.rtt), p.out === null ? "" : `↑ ${rate(p.out)} ↓ ${rate(p.in ?? 0)}`].filter(Boolean).join(", "),
   }));
   const focus = document.activeElement?.closest?.("#mesh a")?.getAttribute("href");
-  draw($("mesh"), node.name, shown, `${node.name} and its ${shown.length} peers, with the path to each; the table below says the same`);
+  draw($("mesh"), node.name, shown, `${node.name} and its ${shown.length} peers, with the path to each; the table below says the same`, views.wires());
   if (focus) [...$("mesh").querySelectorAll("a")].find(a => a.getAttribute("href") === focus)?.focus();
   const count = new Map(paths.map(p => [p, 0]));
   for (const p of rows) count.set(p.path, (count.get(p.path) ?? 0) + 1);
@@ -224,10 +240,13 @@ function show(status) {
     `${node.encap}, MTU ${node.mtu}, fast path ${node.fast_path} · overlayd ${node.version}`);
   $("pulse").className = "";
   say($("pulse"), `${up} of ${rows.length} peers can be reached`);
-  const troubles = [...node.warnings, ...rows.filter(p => p.bad).map(p => `${p.name || p.id} cannot be reached: ${p.reason}`)];
-  $("troubles").hidden = troubles.length === 0;
-  list($("trouble-list"), troubles);
-  picture(node, rows, now);
+  redraw = () => {
+    const troubles = [...node.warnings, ...rows.filter(p => p.bad).map(p => `${p.name || p.id} cannot be reached: ${p.reason}`), ...views.troubles()];
+    $("troubles").hidden = troubles.length === 0;
+    list($("trouble-list"), troubles);
+    picture(node, rows, performance.now());
+  };
+  redraw();
   peers.set(rows);
   const seconds = last && (now - last.at) / 1000;
   const dropped = Object.entries(status.drops).filter(([, count]) => count > 0).map(([reason, count]) => ({
