@@ -280,8 +280,12 @@ func (l *leaser) claim(s *slot, now time.Time) {
 			}
 			if !s.full {
 				s.full = true
+				kept := ""
+				if slices.ContainsFunc(l.reserved, s.space.network.Overlaps) {
+					kept = " beside what this node keeps free (--subnet-range, --static-peer)"
+				}
 				l.emit(effect{kind: effectFull, prefix: s.space.network,
-					reason: fmt.Sprintf("no /%d is free in %v: wait for a lease to end, evict a dead node's, or use a larger network", s.space.length, s.space.network)})
+					reason: fmt.Sprintf("no /%d is free in %v%s: wait for a lease to end, evict a dead node's, or use a larger network", s.space.length, s.space.network, kept)})
 			}
 			return
 		}

@@ -1,6 +1,8 @@
 package membership
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -75,5 +77,28 @@ func TestLeaseFullTriesAgain(t *testing.T) {
 	d.hears(taken)
 	if c := d.heldClaim(); c.Prefix != s.Networks[0] || c.Gen != 2 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// TestLeaseFullSaysWhy: what a node keeps free itself is named as a reason.
+func TestLeaseFullSaysWhy(t *testing.T) {
+	s := subnets(1)
+	low, high := netip.MustParsePrefix("100.96.0.0/24"), netip.MustParsePrefix("100.96.1.0/24")
+	for _, tt := range []struct {
+		name     string
+		reserved netip.Prefix
+		want     bool
+	}{{"nothing is kept free", netip.MustParsePrefix("198.51.100.0/24"), false}, {"half is", low, true}} {
+		d := drive(t, testID(1), s, nil)
+		d.reserved = []netip.Prefix{tt.reserved}
+		for i, p := range []netip.Prefix{low, high} {
+			d.hears(Claim{Key: Key{p, testID(2 + i)}, Version: 1, State: Held, Gen: 1, Stamp: 1, Expiry: d.freshExpiry(d.now)})
+		}
+		d.others(true)
+		d.fullSync(d.now, true)
+		todo, _ := d.step(d.now)
+		if len(todo) != 1 || todo[0].kind != effectFull || strings.Contains(todo[0].reason, "keeps free") != tt.want || !strings.HasPrefix(todo[0].reason, "no /") {
+			t.Errorf("%s: %+v", tt.name, todo)
+		}
 	}
 }

@@ -87,7 +87,8 @@ type pinger struct {
 
 	sent, received int
 	low, high, sum time.Duration
-	lastErr        error // of the last probe without an answer
+	lastErr        error  // of the last probe without an answer
+	lastReason     string // that was printed since the last answer, other than a missing answer
 }
 
 func (p *pinger) run(ctx context.Context) error {
@@ -160,7 +161,10 @@ func (p *pinger) probe(ctx context.Context, deadline time.Time) (bool, error) {
 	}
 	reason := "no answer"
 	if !errors.Is(err, context.DeadlineExceeded) {
-		reason = oneLine(err)
+		if reason = oneLine(err); reason == p.lastReason {
+			return false, nil // five times a second is too often
+		}
+		p.lastReason = reason
 	}
 	fmt.Fprintf(p.out, "%s: seq=%d\n", printable(reason), p.sent)
 	return false, nil
@@ -168,6 +172,7 @@ func (p *pinger) probe(ctx context.Context, deadline time.Time) (bool, error) {
 
 func (p *pinger) answer(res overlayd.PingResult) {
 	p.received++
+	p.lastReason = ""
 	p.sum += res.RTT
 	p.high = max(p.high, res.RTT)
 	if p.received == 1 || res.RTT < p.low {

@@ -112,7 +112,7 @@ func TestPing(t *testing.T) {
 			name: "until times out on a peer that never comes", p: pinger{until: "direct", timeout: time.Second, interval: 600 * time.Millisecond},
 			probe: func(int) error { return unknown },
 			path:  func(time.Duration) string { return "" },
-			out:   "no peer is called \"b\": seq=1\nno peer is called \"b\": seq=2\n--- b ping statistics ---\n2 sent, 0 received, 100% loss\n",
+			out:   "no peer is called \"b\": seq=1\n--- b ping statistics ---\n2 sent, 0 received, 100% loss\n",
 			err:   `path to b is not direct after 1s: no peer is called "b"`,
 			took:  time.Second,
 		},
