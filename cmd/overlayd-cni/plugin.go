@@ -20,6 +20,8 @@ type plugin struct {
 	exec   invoke.Exec
 	stdout io.Writer
 	alive  func(runDir string) error
+	// clear removes the addresses of lost subnets from a bridge.
+	clear func(bridge string, env overlayd.SubnetEnv) error
 }
 
 // alive returns an error if no node answers in a run directory. A node that we
@@ -29,6 +31,14 @@ func alive(runDir string) error {
 		return err
 	}
 	return nil
+}
+
+// clearBridge removes the addresses of lost subnets from a bridge. The bridge
+// plugin would leave those of IPv6, and of several ADDs at once that find an old
+// one of IPv4 only the first could remove it.
+func clearBridge(bridge string, env overlayd.SubnetEnv) error {
+	_, err := overlayd.DropStaleBridgeAddrs(bridge, env)
+	return err
 }
 
 // subnetEnv reads what the node holds. If it holds nothing yet, the error has the
@@ -61,6 +71,11 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	d := delegateConfig(c, env)
 	if d["cniVersion"], err = p.agree(ctx, d, args.Path, c.cniVersion); err != nil {
 		return err
+	}
+	if text(d, "type") == bridgePlugin {
+		if err := p.clear(text(d, "bridge"), env); err != nil {
+			return err
+		}
 	}
 	store := attachmentsOf(c.stateDir, c.name)
 	// A second ADD without a DEL between is the runtime's mistake, or a container

@@ -83,6 +83,7 @@ type bed struct {
 func newBed(t *testing.T, versions ...string) *bed {
 	b := &bed{t: t, stock: &stock{versions: versions, fail: map[string]error{}}, out: new(bytes.Buffer), dir: t.TempDir()}
 	b.plugin = &plugin{exec: b.stock, stdout: b.out, alive: func(string) error { return nil }}
+	b.clear = func(string, overlayd.SubnetEnv) error { return nil }
 	return b
 }
 

@@ -237,31 +237,60 @@ func answered(from *lab.Host, dst netip.Addr) error {
 	return err
 }
 
-// A node that had to take another subnet attaches new containers with it, and old
-// ones are detached without a trace.
+// A node that had to take another subnet attaches new containers with it, several
+// at once too, and old ones are detached without a trace. The bridge keeps no address
+// of the subnet that is another node's now.
 func TestOtherSubnet(t *testing.T) {
 	l, m := newMachine(t)
-	old, err := l.Host("old")
-	fresh, err2 := l.Host("fresh")
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
+	var hosts []*lab.Host
+	for _, name := range []string{"old", "fresh", "a", "b", "c"} {
+		h, err := l.Host(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts = append(hosts, h)
 	}
+	old, fresh := hosts[0], hosts[1]
 	if _, err := m.cni("ADD", "old", old.Path(), nil); err != nil {
 		t.Fatal(err)
 	}
 	m.hold("100.96.7.0/24", "fd96:0:0:7::/64")
-	result, err := m.cni("ADD", "fresh", fresh.Path(), nil)
+	var wg sync.WaitGroup
+	for _, h := range hosts[1:] {
+		wg.Go(func() {
+			result, err := m.cni("ADD", h.Name(), h.Path(), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, p := range addresses(t, result) {
+				if p.Masked() != netip.MustParsePrefix("100.96.7.0/24") && p.Masked() != netip.MustParsePrefix("fd96:0:0:7::/64") {
+					t.Errorf("%s has got %v", h.Name(), p)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	state, err := m.State()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := addresses(t, result); len(got) != 2 || got[0] != netip.MustParsePrefix("100.96.7.2/24") || got[1] != netip.MustParsePrefix("fd96:0:0:7::2/64") {
-		t.Errorf("got %v", got)
+	var have []string
+	for _, line := range state {
+		if strings.HasPrefix(line, "addr ") && strings.HasSuffix(line, " dev "+bridgeName) {
+			have = append(have, strings.Fields(line)[1])
+		}
 	}
-	labtest.Eventually(t, 5*time.Second, func() error { return answered(fresh, netip.MustParseAddr("100.96.7.1")) })
+	if want := []string{"100.96.7.1/24", "fd96:0:0:7::1/64"}; !slices.Equal(have, want) {
+		t.Errorf("the bridge has %v, want %v", have, want)
+	}
+	for _, dst := range []string{"100.96.7.1", "fd96:0:0:7::1"} {
+		labtest.Eventually(t, 5*time.Second, func() error { return answered(fresh, netip.MustParseAddr(dst)) })
+	}
 	if err := overlayd.RemoveSubnetEnv(m.in("run/subnet.env")); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []*lab.Host{old, fresh} {
+	for _, h := range hosts {
 		if _, err := m.cni("DEL", h.Name(), h.Path(), nil); err != nil {
 			t.Error(err)
 		}
