@@ -78,13 +78,20 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 		}
 	}
 	store := attachmentsOf(c.stateDir, c.name)
-	// A second ADD without a DEL between is the runtime's mistake, or a container
-	// that was there before the host restarted. The delegate decides; if it refuses,
-	// what the first one made stays, and can be undone.
 	before, err := store.load(args.ContainerID, args.IfName)
 	if err != nil {
 		return err
 	}
+	if before != nil && before.Netns != args.Netns {
+		// The host was restarted, and the runtime begins the container anew. The
+		// delegate would refuse it, since the address from before is still leased.
+		if err := p.detachGone(ctx, store, before, args.Path, false); err != nil {
+			return err
+		}
+		before = nil
+	}
+	// A second ADD for the same namespace is the runtime's mistake. The delegate
+	// decides; if it refuses, what the first one made stays, and can be undone.
 	// Saved first, so that whatever happens from here on can be undone by DEL.
 	at := &attachment{ContainerID: args.ContainerID, IfName: args.IfName, Netns: args.Netns, Subnets: env.Subnets, Delegate: d}
 	if err := store.save(at); err != nil {
@@ -144,6 +151,17 @@ func (p *plugin) detach(ctx context.Context, store attachments, at *attachment, 
 		return err
 	}
 	return store.remove(at)
+}
+
+// detachGone undoes an attachment that the runtime has no more. Its interface goes
+// too, if its namespace is still there and nobody else has an interface of that
+// name in it.
+func (p *plugin) detachGone(ctx context.Context, store attachments, at *attachment, path string, reused bool) error {
+	args := &skel.CmdArgs{ContainerID: at.ContainerID, IfName: at.IfName, Path: path}
+	if at.named() && !reused {
+		args.Netns = at.Netns
+	}
+	return p.detach(ctx, store, at, args)
 }
 
 // check finds out whether a container is attached as ADD has left it.

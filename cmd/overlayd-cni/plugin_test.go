@@ -233,6 +233,34 @@ func TestFailedAdd(t *testing.T) {
 	}
 }
 
+// A container that is begun anew in another namespace, as after a restart of the
+// host, is attached anew: what was leased for it before is given back first.
+func TestAnew(t *testing.T) {
+	b := newBed(t, specAll...)
+	b.hold("100.96.1.0/24")
+	b.must(b.add(b.args("c1", nil)))
+	b.hold("100.96.9.0/24")
+	later := b.args("c1", nil)
+	later.Netns = "/netns/another"
+	b.stock.fail["DEL"] = errors.New("busy")
+	if err := b.add(later); err == nil || !strings.Contains(err.Error(), "busy") {
+		t.Errorf("what was before cannot be undone: %v", err)
+	}
+	delete(b.stock.fail, "DEL")
+	b.must(b.add(later))
+	if got := b.stock.commands(); !slices.Equal(got, []string{"ADD", "DEL", "DEL", "ADD"}) {
+		t.Fatalf("ran %v", got)
+	}
+	if del := b.stock.runs[2]; del.env["CNI_NETNS"] != "" || fmt.Sprint(del.conf) != fmt.Sprint(b.stock.runs[0].conf) {
+		t.Errorf("DEL had the namespace %q and was given %v", del.env["CNI_NETNS"], del.conf)
+	}
+	at, err := attachmentsOf(filepath.Join(b.dir, "state"), "overlay").load("c1", "eth0")
+	b.must(err)
+	if at == nil || at.Netns != "/netns/another" || at.Subnets[0].String() != "100.96.9.0/24" {
+		t.Errorf("remembered is %+v", at)
+	}
+}
+
 // A runtime of spec 1.1 works with stock plugins that speak 1.0 at most, and the
 // other way round.
 func TestVersions(t *testing.T) {

@@ -303,6 +303,38 @@ func TestOtherSubnet(t *testing.T) {
 	}
 }
 
+// A host that is restarted loses its namespaces, but not the leases on its disk. A
+// container that the runtime begins anew under its old name gets an address all
+// the same, and leaves nothing in the end.
+func TestRestartedHost(t *testing.T) {
+	l, m := newMachine(t)
+	gone, err := l.Host("gone")
+	anew, err2 := l.Host("anew")
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*lab.Host{gone, anew} {
+		result, err := m.cni("ADD", "container", h.Path(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.cni("CHECK", "container", h.Path(), object{"prevResult": json.RawMessage(result)}); err != nil {
+			t.Error(err)
+		}
+		if h == gone {
+			if err := gone.DeleteLink("eth0"); err != nil { // with its namespace
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := m.cni("DEL", "container", anew.Path(), nil); err != nil {
+		t.Error(err)
+	}
+	if left := m.left(); len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
 // GC removes what the runtime has forgotten, and nothing else, although the stock
 // plugins know no GC.
 func TestCollect(t *testing.T) {
