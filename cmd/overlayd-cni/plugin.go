@@ -130,18 +130,23 @@ func also(err, second error) error {
 }
 
 // del detaches a container. It needs no running node, and nothing of the
-// configuration but its name and where attachments are kept. What is not
-// attached is detached already.
+// configuration but its name and where attachments are kept. What neither we nor the
+// runtime know to be attached is detached already.
 func (p *plugin) del(args *skel.CmdArgs) error {
 	store, err := storeOf(args.StdinData)
 	if err != nil {
 		return err
 	}
+	ctx := context.Background()
 	at, err := store.load(args.ContainerID, args.IfName)
 	if err != nil || at == nil {
-		return err
+		lost, lostErr := p.forgotten(ctx, args)
+		if lost == nil {
+			return errors.Join(err, lostErr)
+		}
+		at = lost
 	}
-	return p.detach(context.Background(), store, at, args)
+	return p.detach(ctx, store, at, args)
 }
 
 // detach undoes an attachment and forgets it. If the delegate fails it stays

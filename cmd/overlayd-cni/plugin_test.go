@@ -202,6 +202,44 @@ func TestDelNeedsNoNode(t *testing.T) {
 	}
 }
 
+// DEL undoes what ADD did though what was remembered of it is lost or spoilt, from
+// the result that the runtime has kept.
+func TestDelOfForgotten(t *testing.T) {
+	b := newBed(t, specAll...)
+	prev := object{"prevResult": object{"cniVersion": "1.1.0", "ips": []any{
+		object{"address": "100.96.1.2/24"}, object{"address": "fd96:0:0:1::2/64"}}}}
+	for _, spoil := range []func(file string) error{
+		os.Remove,
+		func(file string) error { return os.WriteFile(file, []byte(`{"contai`), 0o600) },
+	} {
+		b.stock.runs = nil
+		b.hold("100.96.1.0/24", "fd96:0:0:1::/64")
+		b.must(b.add(b.args("c1", nil)))
+		b.must(spoil(filepath.Join(b.dir, "state", "overlay", "c1:eth0")))
+		b.hold("100.96.9.0/24")
+		b.stock.fail["DEL"] = errors.New("busy")
+		if err := b.del(b.args("c1", prev)); err == nil {
+			t.Error("DEL says nothing")
+		}
+		delete(b.stock.fail, "DEL")
+		b.must(b.del(b.args("c1", prev)))
+		if got := b.saved(); len(got) > 0 {
+			t.Errorf("left %v", got)
+		}
+		b.must(b.del(b.args("c1", nil))) // again, and the runtime knows nothing either
+		if got := b.stock.commands(); !slices.Equal(got, []string{"ADD", "DEL", "DEL"}) {
+			t.Fatalf("ran %v", got)
+		}
+		add, del := b.stock.runs[0].conf["ipam"].(object), b.stock.runs[2].conf["ipam"].(object)
+		if !slices.EqualFunc(add["ranges"].([]any), del["ranges"].([]any), func(x, y any) bool { return fmt.Sprint(x) == fmt.Sprint(y) }) {
+			t.Errorf("ADD had the ranges %v, DEL %v", add["ranges"], del["ranges"])
+		}
+		if got := b.stock.runs[2].env["CNI_NETNS"]; got != "/netns/c1" {
+			t.Errorf("DEL had the namespace %q", got)
+		}
+	}
+}
+
 // A failed ADD is undone by the DEL that follows; one that was attached before
 // stays as it was.
 func TestFailedAdd(t *testing.T) {

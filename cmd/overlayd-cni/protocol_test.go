@@ -219,10 +219,23 @@ func TestAttached(t *testing.T) {
 	if _, err := m.cni("CHECK", "one", one.Path(), object{"prevResult": json.RawMessage(first)}); err == nil {
 		t.Error("CHECK finds nothing wrong")
 	}
-	for _, c := range []string{"one", "two"} {
-		if _, err := m.cni("DEL", c, "", nil); err != nil { // its namespace is gone for the runtime
+	// What we remember is lost, and the node is down: the runtime's result is enough.
+	if err := errors.Join(os.RemoveAll(m.in("state")), overlayd.RemoveSubnetEnv(m.in("run/subnet.env"))); err != nil {
+		t.Fatal(err)
+	}
+	for c, known := range map[string]object{
+		"one": {"prevResult": json.RawMessage(first)},
+		"two": {"prevResult": json.RawMessage(second), "cniVersion": "0.4.0"},
+	} {
+		if _, err := m.cni("DEL", c, "", known); err != nil { // its namespace is gone for the runtime
 			t.Error(err)
 		}
+	}
+	if err := two.DeleteLink("eth0"); err != nil { // with its namespace
+		t.Fatal(err)
+	}
+	if left := m.left(); len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
 }
 
