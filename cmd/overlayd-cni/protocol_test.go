@@ -263,6 +263,37 @@ func TestAttached(t *testing.T) {
 	}
 }
 
+// A node of one family attaches containers with that family alone.
+func TestOneFamily(t *testing.T) {
+	for subnet, gateway := range map[string]string{"100.96.1.0/24": "100.96.1.1", "fd96:0:0:1::/64": "fd96:0:0:1::1"} {
+		t.Run(gateway, func(t *testing.T) {
+			l, m := newMachine(t)
+			m.hold(subnet)
+			c, err := l.Host("c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			result, err := m.cni("ADD", "c", c.Path(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := addresses(t, result); len(got) != 1 || got[0].Masked().String() != subnet {
+				t.Errorf("got %v, want one of %s", got, subnet)
+			}
+			labtest.Eventually(t, 5*time.Second, func() error { return answered(c, netip.MustParseAddr(gateway)) })
+			known := object{"prevResult": json.RawMessage(result)}
+			for _, command := range []string{"CHECK", "DEL"} {
+				if _, err := m.cni(command, "c", c.Path(), known); err != nil {
+					t.Error(err)
+				}
+			}
+			if left := m.left(); len(left) > 0 {
+				t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+			}
+		})
+	}
+}
+
 // answered sends one echo request.
 func answered(from *lab.Host, dst netip.Addr) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
