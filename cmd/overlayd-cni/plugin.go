@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd"
 )
@@ -152,7 +153,11 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 // detach undoes an attachment and forgets it. If the delegate fails it stays
 // remembered, for the next DEL.
 func (p *plugin) detach(ctx context.Context, store attachments, at *attachment, args *skel.CmdArgs) error {
-	if err := p.run(ctx, call{verb: "DEL", args: args, conf: at.Delegate}); err != nil {
+	a := *args
+	if isLeftOver(a.Netns) {
+		a.Netns = ""
+	}
+	if err := p.run(ctx, call{verb: "DEL", args: &a, conf: at.Delegate}); err != nil {
 		return err
 	}
 	return store.remove(at)
@@ -167,6 +172,14 @@ func (p *plugin) detachGone(ctx context.Context, store attachments, at *attachme
 		args.Netns = at.Netns
 	}
 	return p.detach(ctx, store, at, args)
+}
+
+// isLeftOver tells whether a path is the file on which a namespace was mounted that
+// is gone, as an unmount without a removal leaves it. The stock plugins take a path
+// that is not there for a namespace that is gone, but fail by this one.
+func isLeftOver(netns string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(netns, &fs) == nil && int64(fs.Type) != unix.NSFS_MAGIC && int64(fs.Type) != unix.PROC_SUPER_MAGIC
 }
 
 // check finds out whether a container is attached as ADD has left it.

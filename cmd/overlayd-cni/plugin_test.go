@@ -374,13 +374,16 @@ func TestStatus(t *testing.T) {
 func TestGC(t *testing.T) {
 	b := newBed(t, specAll...)
 	b.hold("100.96.1.0/24")
-	for _, c := range []string{"c1", "c2", "c3", "c4"} {
+	for _, c := range []string{"c1", "c2", "c3", "c4", "c5"} {
 		args := b.args(c, nil)
 		switch c {
 		case "c3":
-			args.Netns = b.dir // it exists
+			args.Netns = filepath.Join(b.dir, "ns") // it exists
+			b.must(os.Symlink("/proc/thread-self/ns/net", args.Netns))
 		case "c4":
 			args.Netns = "/proc/self/ns/net"
+		case "c5":
+			args.Netns = filepath.Join(b.dir, "subnet.env") // no namespace
 		}
 		b.must(b.add(args))
 	}
@@ -395,10 +398,10 @@ func TestGC(t *testing.T) {
 	for _, x := range b.stock.runs {
 		did = append(did, x.env["CNI_COMMAND"]+" "+x.env["CNI_CONTAINERID"]+" "+x.env["CNI_NETNS"])
 	}
-	if want := []string{"DEL c1 ", "DEL c3 " + b.dir, "DEL c4 ", "GC  "}; !slices.Equal(did, want) {
+	if want := []string{"DEL c1 ", "DEL c3 " + filepath.Join(b.dir, "ns"), "DEL c4 ", "DEL c5 ", "GC  "}; !slices.Equal(did, want) {
 		t.Errorf("did %q, want %q", did, want)
 	}
-	if got := b.stock.runs[3].conf[validKey]; fmt.Sprint(got) != fmt.Sprint(valid) {
+	if got := b.stock.runs[4].conf[validKey]; fmt.Sprint(got) != fmt.Sprint(valid) {
 		t.Errorf("the delegate's list is %v", got)
 	}
 }

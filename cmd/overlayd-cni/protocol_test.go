@@ -243,6 +243,22 @@ func TestAttached(t *testing.T) {
 	if _, err := m.cni("CHECK", "one", one.Path(), object{"prevResult": json.RawMessage(first)}); err == nil {
 		t.Error("CHECK finds nothing wrong")
 	}
+	// Of a namespace that was unmounted its file is left.
+	file := m.in("netns")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	third, err := m.cni("ADD", "third", one.Path(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := one.DeleteLink("eth0"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.cni("DEL", "third", file, object{"prevResult": json.RawMessage(third)}); err != nil {
+		t.Error(err)
+	}
+
 	// What we remember is lost, and the node is down: the runtime's result is enough.
 	if err := errors.Join(os.RemoveAll(m.in("state")), overlayd.RemoveSubnetEnv(m.in("run/subnet.env"))); err != nil {
 		t.Fatal(err)
