@@ -45,7 +45,7 @@ func TestDaemonSet(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	for _, want := range []string{
-		"hostNetwork: true", "add: [NET_ADMIN, NET_RAW]", "name: OVERLAYD_NAME", "args: [run, --config, /etc/overlayd/overlayd.yaml]",
+		"hostNetwork: true", "ip_masq: true", "add: [NET_ADMIN, NET_RAW]", "name: OVERLAYD_NAME", "args: [run, --config, /etc/overlayd/overlayd.yaml]",
 		"mountPath: /var/lib/overlayd}", "mountPath: /run/overlayd}", "mountPath: /dev/net/tun}", "command: [/overlayd, status]",
 	} {
 		if strings.Count(text, want) != 1 {

@@ -89,11 +89,7 @@ func (p *plugin) gc(args *skel.CmdArgs) error {
 		if valid[types.GCAttachment{ContainerID: at.ContainerID, IfName: at.IfName}] {
 			continue
 		}
-		stale := &skel.CmdArgs{ContainerID: at.ContainerID, IfName: at.IfName, Path: args.Path}
-		if at.named() && !inUse[at.Netns+":"+at.IfName] {
-			stale.Netns = at.Netns
-		}
-		if err := p.detach(ctx, store, at, stale); err != nil {
+		if err := p.detachGone(ctx, store, at, args.Path, inUse[at.Netns+":"+at.IfName]); err != nil {
 			errs = append(errs, fmt.Errorf("%s of container %s: %w", at.IfName, at.ContainerID, err))
 		}
 	}

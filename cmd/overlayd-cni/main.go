@@ -25,6 +25,7 @@ func main() {
 		exec:   &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: os.Stderr}},
 		stdout: os.Stdout,
 		alive:  alive,
+		clear:  clearBridge,
 	}
 	skel.PluginMainFuncs(skel.CNIFuncs{
 		Add: p.add, Del: p.del, Check: p.check, GC: p.gc, Status: p.status,

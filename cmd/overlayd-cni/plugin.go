@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd"
 )
@@ -20,6 +21,8 @@ type plugin struct {
 	exec   invoke.Exec
 	stdout io.Writer
 	alive  func(runDir string) error
+	// clear removes the addresses of lost subnets from a bridge.
+	clear func(bridge string, env overlayd.SubnetEnv) error
 }
 
 // alive returns an error if no node answers in a run directory. A node that we
@@ -29,6 +32,14 @@ func alive(runDir string) error {
 		return err
 	}
 	return nil
+}
+
+// clearBridge removes the addresses of lost subnets from a bridge. The bridge
+// plugin would leave those of IPv6, and of several ADDs at once that find an old
+// one of IPv4 only the first could remove it.
+func clearBridge(bridge string, env overlayd.SubnetEnv) error {
+	_, err := overlayd.DropStaleBridgeAddrs(bridge, env)
+	return err
 }
 
 // subnetEnv reads what the node holds. If it holds nothing yet, the error has the
@@ -62,14 +73,26 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if d["cniVersion"], err = p.agree(ctx, d, args.Path, c.cniVersion); err != nil {
 		return err
 	}
+	if text(d, "type") == bridgePlugin {
+		if err := p.clear(text(d, "bridge"), env); err != nil {
+			return err
+		}
+	}
 	store := attachmentsOf(c.stateDir, c.name)
-	// A second ADD without a DEL between is the runtime's mistake, or a container
-	// that was there before the host restarted. The delegate decides; if it refuses,
-	// what the first one made stays, and can be undone.
 	before, err := store.load(args.ContainerID, args.IfName)
 	if err != nil {
 		return err
 	}
+	if before != nil && before.Netns != args.Netns {
+		// The host was restarted, and the runtime begins the container anew. The
+		// delegate would refuse it, since the address from before is still leased.
+		if err := p.detachGone(ctx, store, before, args.Path, false); err != nil {
+			return err
+		}
+		before = nil
+	}
+	// A second ADD for the same namespace is the runtime's mistake. The delegate
+	// decides; if it refuses, what the first one made stays, and can be undone.
 	// Saved first, so that whatever happens from here on can be undone by DEL.
 	at := &attachment{ContainerID: args.ContainerID, IfName: args.IfName, Netns: args.Netns, Subnets: env.Subnets, Delegate: d}
 	if err := store.save(at); err != nil {
@@ -108,27 +131,55 @@ func also(err, second error) error {
 }
 
 // del detaches a container. It needs no running node, and nothing of the
-// configuration but its name and where attachments are kept. What is not
-// attached is detached already.
+// configuration but its name and where attachments are kept. What neither we nor the
+// runtime know to be attached is detached already.
 func (p *plugin) del(args *skel.CmdArgs) error {
 	store, err := storeOf(args.StdinData)
 	if err != nil {
 		return err
 	}
+	ctx := context.Background()
 	at, err := store.load(args.ContainerID, args.IfName)
 	if err != nil || at == nil {
-		return err
+		lost, lostErr := p.forgotten(ctx, args)
+		if lost == nil {
+			return errors.Join(err, lostErr)
+		}
+		at = lost
 	}
-	return p.detach(context.Background(), store, at, args)
+	return p.detach(ctx, store, at, args)
 }
 
 // detach undoes an attachment and forgets it. If the delegate fails it stays
 // remembered, for the next DEL.
 func (p *plugin) detach(ctx context.Context, store attachments, at *attachment, args *skel.CmdArgs) error {
-	if err := p.run(ctx, call{verb: "DEL", args: args, conf: at.Delegate}); err != nil {
+	a := *args
+	if isLeftOver(a.Netns) {
+		a.Netns = ""
+	}
+	if err := p.run(ctx, call{verb: "DEL", args: &a, conf: at.Delegate}); err != nil {
 		return err
 	}
 	return store.remove(at)
+}
+
+// detachGone undoes an attachment that the runtime has no more. Its interface goes
+// too, if its namespace is still there and nobody else has an interface of that
+// name in it.
+func (p *plugin) detachGone(ctx context.Context, store attachments, at *attachment, path string, reused bool) error {
+	args := &skel.CmdArgs{ContainerID: at.ContainerID, IfName: at.IfName, Path: path}
+	if at.named() && !reused {
+		args.Netns = at.Netns
+	}
+	return p.detach(ctx, store, at, args)
+}
+
+// isLeftOver tells whether a path is the file on which a namespace was mounted that
+// is gone, as an unmount without a removal leaves it. The stock plugins take a path
+// that is not there for a namespace that is gone, but fail by this one.
+func isLeftOver(netns string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(netns, &fs) == nil && int64(fs.Type) != unix.NSFS_MAGIC && int64(fs.Type) != unix.PROC_SUPER_MAGIC
 }
 
 // check finds out whether a container is attached as ADD has left it.

@@ -83,6 +83,7 @@ type bed struct {
 func newBed(t *testing.T, versions ...string) *bed {
 	b := &bed{t: t, stock: &stock{versions: versions, fail: map[string]error{}}, out: new(bytes.Buffer), dir: t.TempDir()}
 	b.plugin = &plugin{exec: b.stock, stdout: b.out, alive: func(string) error { return nil }}
+	b.clear = func(string, overlayd.SubnetEnv) error { return nil }
 	return b
 }
 
@@ -201,6 +202,44 @@ func TestDelNeedsNoNode(t *testing.T) {
 	}
 }
 
+// DEL undoes what ADD did though what was remembered of it is lost or spoilt, from
+// the result that the runtime has kept.
+func TestDelOfForgotten(t *testing.T) {
+	b := newBed(t, specAll...)
+	prev := object{"prevResult": object{"cniVersion": "1.1.0", "ips": []any{
+		object{"address": "100.96.1.2/24"}, object{"address": "fd96:0:0:1::2/64"}}}}
+	for _, spoil := range []func(file string) error{
+		os.Remove,
+		func(file string) error { return os.WriteFile(file, []byte(`{"contai`), 0o600) },
+	} {
+		b.stock.runs = nil
+		b.hold("100.96.1.0/24", "fd96:0:0:1::/64")
+		b.must(b.add(b.args("c1", nil)))
+		b.must(spoil(filepath.Join(b.dir, "state", "overlay", "c1:eth0")))
+		b.hold("100.96.9.0/24")
+		b.stock.fail["DEL"] = errors.New("busy")
+		if err := b.del(b.args("c1", prev)); err == nil {
+			t.Error("DEL says nothing")
+		}
+		delete(b.stock.fail, "DEL")
+		b.must(b.del(b.args("c1", prev)))
+		if got := b.saved(); len(got) > 0 {
+			t.Errorf("left %v", got)
+		}
+		b.must(b.del(b.args("c1", nil))) // again, and the runtime knows nothing either
+		if got := b.stock.commands(); !slices.Equal(got, []string{"ADD", "DEL", "DEL"}) {
+			t.Fatalf("ran %v", got)
+		}
+		add, del := b.stock.runs[0].conf["ipam"].(object), b.stock.runs[2].conf["ipam"].(object)
+		if !slices.EqualFunc(add["ranges"].([]any), del["ranges"].([]any), func(x, y any) bool { return fmt.Sprint(x) == fmt.Sprint(y) }) {
+			t.Errorf("ADD had the ranges %v, DEL %v", add["ranges"], del["ranges"])
+		}
+		if got := b.stock.runs[2].env["CNI_NETNS"]; got != "/netns/c1" {
+			t.Errorf("DEL had the namespace %q", got)
+		}
+	}
+}
+
 // A failed ADD is undone by the DEL that follows; one that was attached before
 // stays as it was.
 func TestFailedAdd(t *testing.T) {
@@ -228,6 +267,34 @@ func TestFailedAdd(t *testing.T) {
 	at, err := attachmentsOf(filepath.Join(b.dir, "state"), "overlay").load("c1", "eth0")
 	b.must(err)
 	if at == nil || at.Subnets[0].String() != "100.96.1.0/24" {
+		t.Errorf("remembered is %+v", at)
+	}
+}
+
+// A container that is begun anew in another namespace, as after a restart of the
+// host, is attached anew: what was leased for it before is given back first.
+func TestAnew(t *testing.T) {
+	b := newBed(t, specAll...)
+	b.hold("100.96.1.0/24")
+	b.must(b.add(b.args("c1", nil)))
+	b.hold("100.96.9.0/24")
+	later := b.args("c1", nil)
+	later.Netns = "/netns/another"
+	b.stock.fail["DEL"] = errors.New("busy")
+	if err := b.add(later); err == nil || !strings.Contains(err.Error(), "busy") {
+		t.Errorf("what was before cannot be undone: %v", err)
+	}
+	delete(b.stock.fail, "DEL")
+	b.must(b.add(later))
+	if got := b.stock.commands(); !slices.Equal(got, []string{"ADD", "DEL", "DEL", "ADD"}) {
+		t.Fatalf("ran %v", got)
+	}
+	if del := b.stock.runs[2]; del.env["CNI_NETNS"] != "" || fmt.Sprint(del.conf) != fmt.Sprint(b.stock.runs[0].conf) {
+		t.Errorf("DEL had the namespace %q and was given %v", del.env["CNI_NETNS"], del.conf)
+	}
+	at, err := attachmentsOf(filepath.Join(b.dir, "state"), "overlay").load("c1", "eth0")
+	b.must(err)
+	if at == nil || at.Netns != "/netns/another" || at.Subnets[0].String() != "100.96.9.0/24" {
 		t.Errorf("remembered is %+v", at)
 	}
 }
@@ -307,13 +374,16 @@ func TestStatus(t *testing.T) {
 func TestGC(t *testing.T) {
 	b := newBed(t, specAll...)
 	b.hold("100.96.1.0/24")
-	for _, c := range []string{"c1", "c2", "c3", "c4"} {
+	for _, c := range []string{"c1", "c2", "c3", "c4", "c5"} {
 		args := b.args(c, nil)
 		switch c {
 		case "c3":
-			args.Netns = b.dir // it exists
+			args.Netns = filepath.Join(b.dir, "ns") // it exists
+			b.must(os.Symlink("/proc/thread-self/ns/net", args.Netns))
 		case "c4":
 			args.Netns = "/proc/self/ns/net"
+		case "c5":
+			args.Netns = filepath.Join(b.dir, "subnet.env") // no namespace
 		}
 		b.must(b.add(args))
 	}
@@ -328,10 +398,10 @@ func TestGC(t *testing.T) {
 	for _, x := range b.stock.runs {
 		did = append(did, x.env["CNI_COMMAND"]+" "+x.env["CNI_CONTAINERID"]+" "+x.env["CNI_NETNS"])
 	}
-	if want := []string{"DEL c1 ", "DEL c3 " + b.dir, "DEL c4 ", "GC  "}; !slices.Equal(did, want) {
+	if want := []string{"DEL c1 ", "DEL c3 " + filepath.Join(b.dir, "ns"), "DEL c4 ", "DEL c5 ", "GC  "}; !slices.Equal(did, want) {
 		t.Errorf("did %q, want %q", did, want)
 	}
-	if got := b.stock.runs[3].conf[validKey]; fmt.Sprint(got) != fmt.Sprint(valid) {
+	if got := b.stock.runs[4].conf[validKey]; fmt.Sprint(got) != fmt.Sprint(valid) {
 		t.Errorf("the delegate's list is %v", got)
 	}
 }

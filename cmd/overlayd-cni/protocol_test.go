@@ -105,11 +105,7 @@ func (m *machine) cni(command, container, netns string, more object) ([]byte, er
 // attachments, and leases.
 func (m *machine) left() (list []string) {
 	m.t.Helper()
-	state, err := m.State()
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	for _, line := range state {
+	for _, line := range m.state() {
 		if strings.HasPrefix(line, "link veth") {
 			list = append(list, line)
 		}
@@ -145,10 +141,21 @@ func addresses(t *testing.T, result []byte) (list []netip.Prefix) {
 	return list
 }
 
-// Attaching and detaching two hundred times, several at once, leaves nothing.
+// Attaching and detaching two hundred times, several at once, leaves nothing but
+// the bridge, which the first container leaves as well.
 func TestNoLeak(t *testing.T) {
 	const workers, rounds = 4, 50
 	l, m := newMachine(t)
+	first, err := l.Host("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"ADD", "DEL"} {
+		if _, err := m.cni(command, "first", first.Path(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := m.state()
 	var wg sync.WaitGroup
 	for w := range workers {
 		container, err := l.Host(fmt.Sprintf("c%d", w))
@@ -179,6 +186,23 @@ func TestNoLeak(t *testing.T) {
 	if left := m.left(); len(left) > 0 {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
+	// The kernel removes the links of a veth, and what hangs on them, when it likes.
+	labtest.Eventually(t, 5*time.Second, func() error {
+		if after := m.state(); !slices.Equal(before, after) {
+			return fmt.Errorf("before:\n%s\nafter:\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+		}
+		return nil
+	})
+}
+
+// state is what is configured in the host's kernel.
+func (m *machine) state() []string {
+	m.t.Helper()
+	lines, err := m.State()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return lines
 }
 
 // A container gets an address of each family, the subnet's MTU, and reaches its
@@ -219,10 +243,70 @@ func TestAttached(t *testing.T) {
 	if _, err := m.cni("CHECK", "one", one.Path(), object{"prevResult": json.RawMessage(first)}); err == nil {
 		t.Error("CHECK finds nothing wrong")
 	}
-	for _, c := range []string{"one", "two"} {
-		if _, err := m.cni("DEL", c, "", nil); err != nil { // its namespace is gone for the runtime
+	// Of a namespace that was unmounted its file is left.
+	file := m.in("netns")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	third, err := m.cni("ADD", "third", one.Path(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := one.DeleteLink("eth0"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.cni("DEL", "third", file, object{"prevResult": json.RawMessage(third)}); err != nil {
+		t.Error(err)
+	}
+
+	// What we remember is lost, and the node is down: the runtime's result is enough.
+	if err := errors.Join(os.RemoveAll(m.in("state")), overlayd.RemoveSubnetEnv(m.in("run/subnet.env"))); err != nil {
+		t.Fatal(err)
+	}
+	for c, known := range map[string]object{
+		"one": {"prevResult": json.RawMessage(first)},
+		"two": {"prevResult": json.RawMessage(second), "cniVersion": "0.4.0"},
+	} {
+		if _, err := m.cni("DEL", c, "", known); err != nil { // its namespace is gone for the runtime
 			t.Error(err)
 		}
+	}
+	if err := two.DeleteLink("eth0"); err != nil { // with its namespace
+		t.Fatal(err)
+	}
+	if left := m.left(); len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// A node of one family attaches containers with that family alone.
+func TestOneFamily(t *testing.T) {
+	for subnet, gateway := range map[string]string{"100.96.1.0/24": "100.96.1.1", "fd96:0:0:1::/64": "fd96:0:0:1::1"} {
+		t.Run(gateway, func(t *testing.T) {
+			l, m := newMachine(t)
+			m.hold(subnet)
+			c, err := l.Host("c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			result, err := m.cni("ADD", "c", c.Path(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := addresses(t, result); len(got) != 1 || got[0].Masked().String() != subnet {
+				t.Errorf("got %v, want one of %s", got, subnet)
+			}
+			labtest.Eventually(t, 5*time.Second, func() error { return answered(c, netip.MustParseAddr(gateway)) })
+			known := object{"prevResult": json.RawMessage(result)}
+			for _, command := range []string{"CHECK", "DEL"} {
+				if _, err := m.cni(command, "c", c.Path(), known); err != nil {
+					t.Error(err)
+				}
+			}
+			if left := m.left(); len(left) > 0 {
+				t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+			}
+		})
 	}
 }
 
@@ -237,31 +321,56 @@ func answered(from *lab.Host, dst netip.Addr) error {
 	return err
 }
 
-// A node that had to take another subnet attaches new containers with it, and old
-// ones are detached without a trace.
+// A node that had to take another subnet attaches new containers with it, several
+// at once too, and old ones are detached without a trace. The bridge keeps no address
+// of the subnet that is another node's now.
 func TestOtherSubnet(t *testing.T) {
 	l, m := newMachine(t)
-	old, err := l.Host("old")
-	fresh, err2 := l.Host("fresh")
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
+	var hosts []*lab.Host
+	for _, name := range []string{"old", "fresh", "a", "b", "c"} {
+		h, err := l.Host(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts = append(hosts, h)
 	}
+	old, fresh := hosts[0], hosts[1]
 	if _, err := m.cni("ADD", "old", old.Path(), nil); err != nil {
 		t.Fatal(err)
 	}
 	m.hold("100.96.7.0/24", "fd96:0:0:7::/64")
-	result, err := m.cni("ADD", "fresh", fresh.Path(), nil)
-	if err != nil {
-		t.Fatal(err)
+	var wg sync.WaitGroup
+	for _, h := range hosts[1:] {
+		wg.Go(func() {
+			result, err := m.cni("ADD", h.Name(), h.Path(), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, p := range addresses(t, result) {
+				if p.Masked() != netip.MustParsePrefix("100.96.7.0/24") && p.Masked() != netip.MustParsePrefix("fd96:0:0:7::/64") {
+					t.Errorf("%s has got %v", h.Name(), p)
+				}
+			}
+		})
 	}
-	if got := addresses(t, result); len(got) != 2 || got[0] != netip.MustParsePrefix("100.96.7.2/24") || got[1] != netip.MustParsePrefix("fd96:0:0:7::2/64") {
-		t.Errorf("got %v", got)
+	wg.Wait()
+	var have []string
+	for _, line := range m.state() {
+		if strings.HasPrefix(line, "addr ") && strings.HasSuffix(line, " dev "+bridgeName) {
+			have = append(have, strings.Fields(line)[1])
+		}
 	}
-	labtest.Eventually(t, 5*time.Second, func() error { return answered(fresh, netip.MustParseAddr("100.96.7.1")) })
+	if want := []string{"100.96.7.1/24", "fd96:0:0:7::1/64"}; !slices.Equal(have, want) {
+		t.Errorf("the bridge has %v, want %v", have, want)
+	}
+	for _, dst := range []string{"100.96.7.1", "fd96:0:0:7::1"} {
+		labtest.Eventually(t, 5*time.Second, func() error { return answered(fresh, netip.MustParseAddr(dst)) })
+	}
 	if err := overlayd.RemoveSubnetEnv(m.in("run/subnet.env")); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []*lab.Host{old, fresh} {
+	for _, h := range hosts {
 		if _, err := m.cni("DEL", h.Name(), h.Path(), nil); err != nil {
 			t.Error(err)
 		}
@@ -271,6 +380,38 @@ func TestOtherSubnet(t *testing.T) {
 	}
 	if _, err := m.cni("ADD", "late", fresh.Path(), nil); err == nil || !strings.Contains(err.Error(), `"code": 11`) {
 		t.Errorf("without a subnet: %v, want code 11", err)
+	}
+}
+
+// A host that is restarted loses its namespaces, but not the leases on its disk. A
+// container that the runtime begins anew under its old name gets an address all
+// the same, and leaves nothing in the end.
+func TestRestartedHost(t *testing.T) {
+	l, m := newMachine(t)
+	gone, err := l.Host("gone")
+	anew, err2 := l.Host("anew")
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*lab.Host{gone, anew} {
+		result, err := m.cni("ADD", "container", h.Path(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.cni("CHECK", "container", h.Path(), object{"prevResult": json.RawMessage(result)}); err != nil {
+			t.Error(err)
+		}
+		if h == gone {
+			if err := gone.DeleteLink("eth0"); err != nil { // with its namespace
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := m.cni("DEL", "container", anew.Path(), nil); err != nil {
+		t.Error(err)
+	}
+	if left := m.left(); len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
 }
 

@@ -177,17 +177,23 @@ func lastOf(network netip.Prefix, length int) netip.Addr {
 // backendSettings are how packets get to other hosts. flannel's default is udp.
 func (n *netConf) backendSettings() error {
 	kind := "udp"
-	if raw, ok := n.backend["Type"]; ok {
-		if err := json.Unmarshal(raw, &kind); err != nil {
-			return fmt.Errorf("Type: %w", err)
-		}
-	} else if n.backend != nil {
-		return errors.New("Type is missing: overlayd has udp, vxlan and host-gw")
+	if n.backend != nil {
+		kind = ""
 	}
+	for key, raw := range n.backend { // which keys it may have depends on this one
+		if strings.EqualFold(key, "Type") {
+			if err := fillFrom(map[string]json.RawMessage{key: raw}, map[string]any{"Type": &kind}); err != nil {
+				return err
+			}
+		}
+	}
+	kind = strings.ToLower(kind) // as flannel does (pkg/backend/manager.go)
 	var vni, port int
 	var direct, policy, learning bool
-	places := map[string]any{"Type": &kind}
+	places := map[string]any{"Type": new(string)}
 	switch kind {
+	case "":
+		return errors.New("Type is missing: overlayd has udp, vxlan and host-gw")
 	case "udp":
 		places["Port"] = &port
 	case "vxlan":

@@ -77,6 +77,8 @@ func TestNetConf(t *testing.T) {
 		{"IPv6 switched off", `{"Network":"10.0.0.0/8","EnableIPv6":false,"IPv6Network":"fd96::/48"}`, "", plain},
 		{"a small network, host bits, any case", `{"network":"10.1.2.3/24","subnetmax":"10.1.2.64"}`, "",
 			with(func(w *fromNetConf) { w.Networks, w.Lens, w.Ranges = "10.1.2.0/24", []int{26}, "10.1.2.0-10.1.2.64" })},
+		{"a backend in any case", `{"Network":"10.0.0.0/8","backend":{"type":"VXLAN","vni":7}}`, "",
+			with(func(w *fromNetConf) { w.Encap, w.VNI, w.FastPath = "vxlan", 7, "kernel-vxlan" })},
 		{"flags win", `{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan","VNI":7}}`, "--vni=9 --fast-path=off --network=10.64.0.0/10",
 			with(func(w *fromNetConf) {
 				w.Networks, w.Encap, w.FastPath, w.VNI = "10.64.0.0/10", "vxlan", "off", 9
@@ -126,6 +128,8 @@ func TestNetConfErrors(t *testing.T) {
 		{`{"Network":"10.0.0.0/8","SubnetLenn":24}`, `overlayd has nothing for the key "SubnetLenn": did you mean "SubnetLen"?`},
 		{`{"Network":"10.0.0.0/8","Backend":"vxlan"}`, "Backend: a string is not what it takes"},
 		{`{"Network":"10.0.0.0/8","Backend":{}}`, "Backend: Type is missing"},
+		{`{"Network":"10.0.0.0/8","Backend":{"Type":""}}`, "Backend: Type is missing"},
+		{`{"Network":"10.0.0.0/8","Backend":{"Type":7}}`, "Backend: Type: a number is not what it takes"},
 		{`{"Network":"10.0.0.0/8","Backend":{"Type":"wireguard"}}`, `Backend: Type: "wireguard" is none of udp, vxlan and host-gw`},
 		{`{"Network":"10.0.0.0/8","Backend":{"Type":"host-gw","Port":7}}`, `Backend: overlayd has nothing for the key "Port"`},
 		{`{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan","GBP":true}}`, "Backend: GBP and Learning are not there"},

@@ -188,8 +188,9 @@ func (e *engine) ping(t *testing.T, name string, dst netip.Addr) {
 }
 
 // TestPodman runs containers by podman on two hosts. They reach each other in both
-// families by every path, and after the daemons were restarted; removing them
-// leaves nothing.
+// families by every path, and after the daemons were restarted, one of them with
+// a port published in both families, the other with addresses of its
+// user's choice; removing them leaves nothing.
 func TestPodman(t *testing.T) {
 	t.Parallel()
 	busybox := needsPodman(t)
@@ -203,7 +204,17 @@ func TestPodman(t *testing.T) {
 	attach := func(t *testing.T) {
 		for _, e := range engines {
 			addrs = append(addrs, e.container(t, "first", "--publish", fmt.Sprintf("%d:80", publishedPort)))
-			e.container(t, "second")
+			wanted := []netip.Addr{e.env4().Addr(), e.env6().Addr()}
+			for range 77 {
+				wanted[0], wanted[1] = wanted[0].Next(), wanted[1].Next()
+			}
+			got := e.container(t, "second", "--ip", wanted[0].String(), "--ip6", wanted[1].String(), "--mac-address", "02:00:00:00:00:77")
+			if !slices.Equal(got, wanted) {
+				t.Errorf("the second container on %s has the addresses %v, want %v", e.node, got, wanted)
+			}
+			if out := e.run(t, "exec", "second", "/bin/busybox", "ip", "link", "show", "dev", "eth0"); !strings.Contains(out, "02:00:00:00:00:77") {
+				t.Errorf("the second container on %s has %s", e.node, out)
+			}
 		}
 	}
 	onEveryPath(t, nodes[0], nodes[1], attach, func(t *testing.T) {
@@ -213,12 +224,14 @@ func TestPodman(t *testing.T) {
 				e.ping(t, "second", dst)
 			}
 			other := nodes[1-i]
-			c, err := e.Dial(within(t, 5*time.Second), "tcp", netip.AddrPortFrom(other.Addr4(), publishedPort))
-			if err != nil {
-				t.Errorf("the published port of %s: %v", other, err)
-				continue
+			for _, addr := range []netip.Addr{other.Addr4(), other.Addr6()} {
+				c, err := e.Dial(within(t, 5*time.Second), "tcp", netip.AddrPortFrom(addr, publishedPort))
+				if err != nil {
+					t.Errorf("the published port of %s at %s: %v", other, addr, err)
+					continue
+				}
+				must(t, c.Close())
 			}
-			must(t, c.Close())
 		}
 	})
 	for _, e := range engines {
@@ -227,9 +240,11 @@ func TestPodman(t *testing.T) {
 		if left := e.cniLeft(t); len(left) > 0 {
 			t.Errorf("%s: left behind:\n%s", e.node, strings.Join(left, "\n"))
 		}
-		rules, _ := e.inside(t, exec.Command("iptables-save"))
-		if strings.Contains(rules, strconv.Itoa(publishedPort)) {
-			t.Errorf("%s: the rules of the published port are left:\n%s", e.node, rules)
+		for _, program := range []string{"iptables-save", "ip6tables-save"} {
+			rules, code := e.inside(t, exec.Command(program))
+			if code != 0 || strings.Contains(rules, strconv.Itoa(publishedPort)) {
+				t.Errorf("%s: the rules of the published port are left, %s has %d:\n%s", e.node, program, code, rules)
+			}
 		}
 		if out := e.run(t, "ps", "--all", "--quiet"); out != "" {
 			t.Errorf("%s: podman still has %s", e.node, out)

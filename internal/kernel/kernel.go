@@ -12,6 +12,8 @@
 //   - the guard of the kernel paths is an nftables table of its own, inet
 //     "overlayd-" and the device's name; masquerading is another, with "/nat" behind.
 //
+// The one exception is [Kernel.DropBridgeAddrs], which is told of a bridge by whoever made it.
+//
 // Other people's firewall and policy rules are read, never written, but for accept rules
 // in iptables' FORWARD and Docker's DOCKER-USER chain, which carry a comment, "overlayd-"
 // and the device's name.

@@ -62,6 +62,7 @@ func TestClosed(t *testing.T) {
 		"SetRoutes":       func() error { return x.k.SetRoutes("overlay0", overlay, nil) },
 		"Release":         func() error { _, err := x.k.Release("overlay0", overlay); return err },
 		"Cleanup":         func() error { _, err := x.k.Cleanup("overlay0"); return err },
+		"DropBridgeAddrs": func() error { _, err := x.k.DropBridgeAddrs("cni0", overlay, nil); return err },
 		"Conflicts":       func() error { _, err := x.k.Conflicts(overlay, "", nil); return err },
 	}
 	for name, call := range calls {
