@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,11 +35,8 @@ func (a attachments) file(containerID, ifName string) string {
 	return filepath.Join(a.dir, containerID+":"+ifName)
 }
 
-// temporary is how the names of unfinished files begin; no container's does.
-const temporary = "."
-
 // save writes an attachment, whole or not at all.
-func (a attachments) save(at *attachment) (err error) {
+func (a attachments) save(at *attachment) error {
 	b, err := json.Marshal(at)
 	if err != nil {
 		return fmt.Errorf("attachment: %w", err)
@@ -46,19 +44,7 @@ func (a attachments) save(at *attachment) (err error) {
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return fmt.Errorf("attachment: %w", err)
 	}
-	f, err := os.CreateTemp(a.dir, temporary)
-	if err != nil {
-		return fmt.Errorf("attachment: %w", err)
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync() // a file that is empty after a power failure could not be undone
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), a.file(at.ContainerID, at.IfName))
-	}
-	if err != nil {
-		os.Remove(f.Name())
+	if err := replace(a.file(at.ContainerID, at.IfName), 0o600, bytes.NewReader(b)); err != nil {
 		return fmt.Errorf("attachment: %w", err)
 	}
 	return nil

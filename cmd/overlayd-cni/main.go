@@ -3,7 +3,8 @@
 // overlayd and hands the work to the stock plugins bridge and host-local.
 //
 // A runtime runs it by the CNI protocol (spec 0.3.1 to 1.1.0); see "Containers by
-// CNI" in the README for the network configuration.
+// CNI" in the README for the network configuration. "overlayd-cni install" puts it where
+// runtimes look for it.
 package main
 
 import (
@@ -21,6 +22,9 @@ import (
 var spec = version.VersionsStartingFrom("0.3.1")
 
 func main() {
+	if len(os.Args) > 1 {
+		os.Exit(installing(os.Args[1:], os.Stderr))
+	}
 	p := &plugin{
 		exec:   &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: os.Stderr}},
 		stdout: os.Stdout,
