@@ -14,7 +14,7 @@ func (n *Node) metrics() metrics.Snapshot {
 	s := metrics.Snapshot{
 		Version: BuildVersion(),
 		Node: metrics.Node{
-			Name: n.cfg.Name, Encap: n.cfg.Encap, FastPath: n.cfg.FastPath, MTU: int(n.parts.mtu), Wanted: len(n.cfg.Networks),
+			Name: n.cfg.Name, Encap: n.cfg.Encap, FastPath: n.live().FastPath, MTU: int(n.parts.mtu), Wanted: len(n.cfg.Networks),
 		},
 		Drops:   n.dropsRead(),
 		Changes: n.moved.all(),

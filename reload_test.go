@@ -157,7 +157,9 @@ func TestReload(t *testing.T) {
 		check  func() bool
 	}{
 		{"--join", func() { cfg.Join = []string{testAddr(2).String()} }, func() bool { return len(n.live().seeds) == 1 }},
-		{"--fast-path", func() { cfg.FastPath = "direct" }, func() bool { return n.Status().Node.FastPath == "direct" }},
+		{"--fast-path", func() { cfg.FastPath = "direct" }, func() bool {
+			return n.Status().Node.FastPath == "direct" && n.metrics().Node.FastPath == "direct"
+		}},
 		{"--static-peer", func() { cfg.StaticPeers = []StaticPeer{aStaticPeer("old", "100.96.200.0/24")} }, func() bool {
 			p := static("old")
 			return p != nil && p.State == "static" && p.Path == PathUserspaceUDP && len(n.Routes().Routes) == 3
