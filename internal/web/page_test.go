@@ -102,7 +102,7 @@ const unnamed = `[...document.querySelectorAll("a, button, svg, table, section, 
 func TestPage(t *testing.T) {
 	b := browsertest.Start(t)
 	background := map[string]string{}
-	for _, size := range []struct{ width, height int }{{360, 800}, {1280, 900}} {
+	for _, size := range []struct{ width, height int }{{320, 640}, {360, 800}, {1280, 900}} {
 		for _, scheme := range []string{"light", "dark"} {
 			name := fmt.Sprintf("%dx%d, %s", size.width, size.height, scheme)
 			f := newFake(6)
