@@ -106,7 +106,9 @@ func TestPage(t *testing.T) {
 		for _, scheme := range []string{"light", "dark"} {
 			name := fmt.Sprintf("%dx%d, %s", size.width, size.height, scheme)
 			f := newFake(6)
-			f.set(func(_ object, peers []object) { peers[3]["name"] = hostile })
+			f.set(func(node object, peers []object) {
+				peers[3]["name"], peers[5]["path_reason"], peers[5]["endpoint"], node["warnings"] = hostile, hostile, hostile, []string{hostile}
+			})
 			cfg := config()
 			cfg.Status, cfg.Leases = f.answer, f.leases
 			_, url := serve(t, cfg)
