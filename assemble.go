@@ -212,8 +212,10 @@ func (n *Node) memberEvent(e membership.Event) {
 	case membership.LeaseLost:
 		n.events.publish(Event{Kind: EventLeaseLost, Prefix: e.Prefix, Reason: e.Reason})
 	case membership.Warning:
-		n.notes.addGossip(e.Reason)
-		n.events.publish(Event{Kind: EventWarning, Reason: e.Reason})
+		n.notes.setGossip(e.About, e.Reason)
+		if e.Reason != "" {
+			n.events.publish(Event{Kind: EventWarning, Reason: e.Reason})
+		}
 	}
 }
 

@@ -101,6 +101,7 @@ func (n *Node) conduct() {
 				return
 			}
 			c.keepForwardRules()
+			n.readQueue()
 			again, changed := n.parts.fast.reconcile(c.held, now)
 			if changed {
 				c.repair()

@@ -9,12 +9,12 @@ import (
 
 // metrics is what a scrape tells: the same picture of the cluster, the same counters and
 // the same probes as Status. What the kernel has counted is as of the last sample (see
-// fastPaths.sample), so that a scrape reads nothing of the kernel's.
+// fastPaths.sample and readQueue), so that a scrape reads nothing of the kernel's.
 func (n *Node) metrics() metrics.Snapshot {
 	s := metrics.Snapshot{
 		Version: BuildVersion(),
 		Node: metrics.Node{
-			Name: n.cfg.Name, Encap: n.cfg.Encap, FastPath: n.cfg.FastPath, MTU: int(n.parts.mtu), Wanted: len(n.cfg.Networks),
+			Name: n.cfg.Name, Encap: n.cfg.Encap, FastPath: n.live().FastPath, MTU: int(n.parts.mtu), Wanted: len(n.cfg.Networks),
 		},
 		Drops:   n.dropsRead(),
 		Changes: n.moved.all(),

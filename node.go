@@ -55,7 +55,9 @@ type Node struct {
 	mesh     atomic.Pointer[mesh] // what status and the data path agree on
 	notes    notes                // warnings about this host
 	moved    pathChanges
-	beat     atomic.Int64 // when the conductor was last seen at work, Unix nanoseconds
+	// queueDrops is what readQueue has read, as of the last time.
+	queueDrops atomic.Uint64
+	beat       atomic.Int64 // when the conductor was last seen at work, Unix nanoseconds
 }
 
 // phase is where in its life a Node is.

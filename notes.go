@@ -1,10 +1,12 @@
 package overlayd
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
 	"github.com/overlayd/overlayd/internal/kernel"
+	"github.com/overlayd/overlayd/membership"
 )
 
 // notes are what is wrong with this host, outside of the node.
@@ -15,10 +17,11 @@ type notes struct {
 	findings  []string
 	gossip    []string // why this node is not part of its cluster, while it is not
 	joined    bool
-	contested []string // subnets of static peers that nodes have leased
-	refused   string   // why there is no forwarding table of what gossip says
-	repair    string   // why our own addresses and routes cannot be put back, empty if they stand
-	masq      string   // why there is no masquerading, though it was asked for
+	lasting   map[membership.Subject]string // of gossip, too, but over only when it says so
+	contested []string                      // subnets of static peers that nodes have leased
+	refused   string                        // why there is no forwarding table of what gossip says
+	repair    string                        // why our own addresses and routes cannot be put back, empty if they stand
+	masq      string                        // why there is no masquerading, though it was asked for
 }
 
 // all returns everything that stands now, for the status.
@@ -26,6 +29,9 @@ func (w *notes) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	all := slices.Concat(w.conflicts, w.findings, w.contested, w.gossip)
+	for _, about := range slices.Sorted(maps.Keys(w.lasting)) {
+		all = append(all, w.lasting[about])
+	}
 	for _, text := range []string{w.refused, w.repair, w.masq} {
 		if text != "" {
 			all = append(all, text)
@@ -37,10 +43,22 @@ func (w *notes) all() []string {
 // maxGossipNotes bounds what is kept of what gossip has to say.
 const maxGossipNotes = 8
 
-// addGossip takes note of a warning of gossip's.
-func (w *notes) addGossip(text string) {
+// setGossip takes note of a warning of gossip's; without a text, of its end.
+func (w *notes) setGossip(about membership.Subject, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	switch {
+	case about == membership.AboutJoining:
+	case text == "":
+		delete(w.lasting, about)
+		return
+	default:
+		if w.lasting == nil {
+			w.lasting = make(map[membership.Subject]string)
+		}
+		w.lasting[about] = text
+		return
+	}
 	if !slices.Contains(w.gossip, text) && len(w.gossip) < maxGossipNotes {
 		w.gossip = append(w.gossip, text)
 	}

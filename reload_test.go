@@ -161,7 +161,9 @@ func TestReload(t *testing.T) {
 		check  func() bool
 	}{
 		{"--join", func() { cfg.Join = []string{testAddr(2).String()} }, func() bool { return len(n.live().seeds) == 1 }},
-		{"--fast-path", func() { cfg.FastPath = "direct" }, func() bool { return n.Status().Node.FastPath == "direct" }},
+		{"--fast-path", func() { cfg.FastPath = "direct" }, func() bool {
+			return n.Status().Node.FastPath == "direct" && n.metrics().Node.FastPath == "direct"
+		}},
 		{"--static-peer", func() { cfg.StaticPeers = []StaticPeer{aStaticPeer("old", "100.96.200.0/24")} }, func() bool {
 			p := static("old")
 			return p != nil && p.State == "static" && p.Path == PathUserspaceUDP && len(n.Routes().Routes) == 3
@@ -249,6 +251,61 @@ func TestReloadReachesTheLoops(t *testing.T) {
 			t.Errorf("%d control frames were refused", got)
 		}
 	}
+}
+
+// TestReloadsAtOnce: of reloads at the same time each is taken up as a whole, and one that
+// meets a stop ends with it.
+func TestReloadsAtOnce(t *testing.T) {
+	check := nothingLeft(t)
+	cfg := testConfig(t, 1)
+	cfg.Keys = reloadKeys[:1]
+	n := startNode(t, cfg)
+	awaitReady(t, n)
+	// Each of these has its fast path, its source and its key.
+	var all [3]Config
+	for i := range all {
+		all[i] = cfg
+		all[i].FastPath = []string{"auto", "direct", "kernel-vxlan"}[i]
+		all[i].AllowSource = prefixes(fmt.Sprintf("192.0.2.%d/32", i))
+		all[i].Keys = [][]byte{bytes.Repeat([]byte{byte(i + 1)}, 32)}
+	}
+	const rounds = 200
+	done := make(chan error, len(all))
+	reload := func(c Config, until func(round int) bool) {
+		for round := 0; until(round); round++ {
+			if _, err := n.Reload(c); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}
+	for _, c := range all {
+		go reload(c, func(round int) bool { return round < rounds })
+	}
+	for range all {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	i := slices.IndexFunc(all[:], func(c Config) bool { return c.FastPath == n.live().FastPath })
+	if got := n.live(); i < 0 || !sameSetting(got.AllowSource, all[i].AllowSource) || !sameKeys(n.parts.member.Keys(), all[i].Keys) {
+		t.Errorf("of %d there is the fast path %s, with the sources %v and the keys %v", i, got.FastPath, got.AllowSource, n.Keys())
+	}
+	for _, c := range all {
+		go reload(c, func(int) bool { return true })
+	}
+	within(t, stopTime, "Stop", func() {
+		if err := n.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	for range all {
+		if err := <-done; !errors.Is(err, ErrStopped) && !errors.Is(err, ErrNotStarted) {
+			t.Errorf("a reload that meets a stop: %v", err)
+		}
+	}
+	check()
 }
 
 // TestFastPathNeedsRestart: kinds that were set up at the start may come and go, as long

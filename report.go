@@ -127,8 +127,22 @@ func (n *Node) seen(p *meshPeer) sight {
 func (n *Node) drops() map[string]uint64 {
 	if n.running() {
 		n.parts.fast.read()
+		n.readQueue()
 	}
 	return n.dropsRead()
+}
+
+// readQueue reads how many packets the kernel has dropped in front of the device. What
+// cannot be read is as it was: counters do not go back.
+func (n *Node) readQueue() {
+	k := n.parts.kernel
+	if k == nil {
+		return
+	}
+	now := k.QueueDrops(n.cfg.Device)
+	for was := n.queueDrops.Load(); now > was && !n.queueDrops.CompareAndSwap(was, now); {
+		was = n.queueDrops.Load()
+	}
 }
 
 // dropsRead is drops, with what was last read of the kernel's.
@@ -144,9 +158,7 @@ func (n *Node) dropsRead() map[string]uint64 {
 	maps.Copy(out, member.Refused())
 	maps.Copy(out, deviceDrops(device))
 	maps.Copy(out, n.guardDrops())
-	if k := n.parts.kernel; n.running() && k != nil {
-		out["tx_device_queue_full"] += k.QueueDrops(n.cfg.Device)
-	}
+	out["tx_device_queue_full"] += n.queueDrops.Load()
 	return out
 }
 

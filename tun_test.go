@@ -91,6 +91,23 @@ func TestTUNCycles(t *testing.T) {
 	check()
 }
 
+// TestQueueDrops: what the kernel dropped in front of the device is not forgotten when it
+// cannot be read for once, as of a device that somebody has renamed.
+func TestQueueDrops(t *testing.T) {
+	inNamespace(t)
+	n := startNode(t, tunConfig(t))
+	awaitReady(t, n)
+	const many = 1 << 40
+	n.queueDrops.Store(many) // the kernel has told so
+	for what, drops := range map[string]func() map[string]uint64{
+		"metrics": func() map[string]uint64 { return n.metrics().Drops }, "status": func() map[string]uint64 { return n.Status().Drops },
+	} {
+		if got := drops()["tx_device_queue_full"]; got != many {
+			t.Errorf("%s: %d, want %d", what, got, uint64(many))
+		}
+	}
+}
+
 func TestTUNInterruptedStart(t *testing.T) {
 	inNamespace(t)
 	before, check := hostState(t), nothingLeft(t)

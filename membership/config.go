@@ -77,7 +77,20 @@ type EventKind uint8
 const (
 	LeaseHeld EventKind = iota + 1 // Prefix is ours from now on
 	LeaseLost                      // Prefix is not ours any more
-	Warning                        // something a person should know: Reason
+	Warning                        // something a person should know: Reason, and About what
+)
+
+// Subject is what a Warning is about, and so when it is over.
+type Subject uint8
+
+// The subjects of warnings. Those about joining are over when this node is part of its
+// cluster and has its subnets; of the others, the next one about the same subject replaces
+// it, and one without a Reason says that it is over.
+const (
+	AboutJoining  Subject = iota // what keeps this node from its cluster, or from a subnet
+	AboutClock                   // this node's clock is wrong
+	AboutDisk                    // what has to survive a restart is not written
+	AboutSettings                // nodes of a cluster with other settings gossip here
 )
 
 // Event is told to Config.OnEvent.
@@ -85,6 +98,7 @@ type Event struct {
 	Kind   EventKind
 	Prefix netip.Prefix
 	Reason string
+	About  Subject
 }
 
 const (

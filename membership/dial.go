@@ -195,7 +195,7 @@ func (m *Member) dialEnded(d dialDone, now time.Time) {
 		if why := explainJoin(d.err); why != "" && !m.leaser.synced && !m.joinSaid[why] {
 			m.joinSaid[why] = true
 			_, at, _ := strings.Cut(d.key.String(), " ")
-			m.warn(fmt.Sprintf("cannot join at %s: %s", at, why))
+			m.warn(AboutJoining, fmt.Sprintf("cannot join at %s: %s", at, why))
 		}
 	}
 }

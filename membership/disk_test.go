@@ -297,3 +297,21 @@ func TestDiskLock(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLeaseNotWritten: that a lease would be lost is told, and told to be over once it is
+// written.
+func TestLeaseNotWritten(t *testing.T) {
+	m := benchMember(t, 0)
+	var events []Event
+	m.cfg.OnEvent = func(e Event) { events = append(events, e) }
+	dir := t.TempDir()
+	for i, write := range []string{dir, filepath.Join(dir, "gone"), filepath.Join(dir, "gone"), dir, dir} {
+		m.disk = &disk{dir: write}
+		if err := m.do(effect{kind: effectPersist}); err != nil {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+	if len(events) != 3 || !strings.Contains(events[0].Reason, "will be lost") || events[1].Reason == "" || events[2] != (Event{Kind: Warning, About: AboutDisk}) {
+		t.Errorf("%+v", events)
+	}
+}

@@ -60,6 +60,7 @@ type Member struct {
 	ahead      []time.Duration         // memory of compareClocks
 	nextSkew   time.Time               // when the clocks are compared again
 	skewSaid   bool                    // a wrong clock was found and said so
+	diskSaid   bool                    // a lease was not written and said so
 	aliveAt    map[netip.AddrPort]bool // where live members are, nil if it has changed
 	nextDial   time.Time               // when targets are looked over again
 	nextForget time.Time               // when members are looked over again
@@ -384,16 +385,20 @@ func (m *Member) do(e effect) error {
 		m.dirty = true
 	case effectPersist:
 		if err := m.disk.saveLease(m.id, m.cfg.Settings, m.leaser.held()); err != nil {
-			m.warn("the lease could not be written: it will be lost at a restart: " + err.Error())
+			m.diskSaid = true
+			m.warn(AboutDisk, "the lease could not be written: it will be lost at a restart: "+err.Error())
+		} else if m.diskSaid {
+			m.diskSaid = false
+			m.warn(AboutDisk, "")
 		}
 	case effectHeld:
 		m.dirty = true
-		m.cfg.OnEvent(Event{LeaseHeld, e.prefix, e.reason})
+		m.cfg.OnEvent(Event{Kind: LeaseHeld, Prefix: e.prefix, Reason: e.reason})
 	case effectLost:
 		m.dirty = true
-		m.cfg.OnEvent(Event{LeaseLost, e.prefix, e.reason})
+		m.cfg.OnEvent(Event{Kind: LeaseLost, Prefix: e.prefix, Reason: e.reason})
 	case effectFull:
-		m.warn(e.reason)
+		m.warn(AboutJoining, e.reason)
 	case effectEvicted:
 		m.evictionEnded(e)
 	case effectFatal:
@@ -402,8 +407,8 @@ func (m *Member) do(e effect) error {
 	return nil
 }
 
-func (m *Member) warn(reason string) {
-	m.cfg.OnEvent(Event{Kind: Warning, Reason: reason})
+func (m *Member) warn(about Subject, reason string) {
+	m.cfg.OnEvent(Event{Kind: Warning, Reason: reason, About: about})
 }
 
 func (m *Member) newElector(now time.Time) elector {
@@ -429,7 +434,7 @@ func (m *Member) elect(now time.Time) error {
 	if !first {
 		if !m.waitSaid && now.Sub(m.elector.started) > 2*m.cfg.Elect {
 			m.waitSaid = true
-			m.warn("no node that knows this cluster's leases has answered yet: trying on; without one, only a node without --join, or one that finds itself in its list, begins a new cluster")
+			m.warn(AboutJoining, "no node that knows this cluster's leases has answered yet: trying on; without one, only a node without --join, or one that finds itself in its list, begins a new cluster")
 		}
 		return nil
 	}

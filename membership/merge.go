@@ -121,7 +121,7 @@ func (m *Member) meetSettings(s Settings) error {
 		m.count(errRecordNetwork)
 		if !m.otherSaid {
 			m.otherSaid = true
-			m.warn(fmt.Sprintf("nodes of a cluster with other settings gossip with this one: they have %v; this node has %v", s, m.cfg.Settings))
+			m.warn(AboutSettings, fmt.Sprintf("nodes of a cluster with other settings gossip with this one: they have %v; this node has %v", s, m.cfg.Settings))
 		}
 		return nil
 	}

@@ -67,10 +67,11 @@ func (m *Member) setSkew(d time.Duration, now time.Time) {
 	m.skew.Store(int64(d))
 	if d.Abs() > clockWarning && !m.skewSaid {
 		m.skewSaid = true
-		m.warn("this node's clock is " + skewText(d) + " the cluster's: set it; until then leases go by the cluster's time")
+		m.warn(AboutClock, "this node's clock is "+skewText(d)+" the cluster's: set it; until then leases go by the cluster's time")
 	}
-	if d == 0 {
+	if d == 0 && m.skewSaid {
 		m.skewSaid = false
+		m.warn(AboutClock, "")
 	}
 }
 

@@ -36,6 +36,12 @@ func TestMemberClocks(t *testing.T) {
 		if m.leaser.skew != 3*h {
 			t.Errorf("one node's word moves it: %v", m.leaser.skew)
 		}
+		for i := range 4 { // it is set right
+			hear(m, i, 0, now)
+		}
+		if e := *events; len(e) != 2 || e[0].About != AboutClock || e[1] != (Event{Kind: Warning, About: AboutClock}) {
+			t.Errorf("that the clock is right is not told: %+v", e)
+		}
 	})
 	t.Run("the majority", func(t *testing.T) {
 		m, _ := newMember(4)

@@ -171,7 +171,25 @@ func TestMetrics(t *testing.T) {
 			}
 			a.checkScrape(t, b, tt.path)
 			b.checkScrape(t, a, tt.path)
+			a.staysCounted(t, b, tt.kind)
 		})
+	}
+}
+
+// staysCounted stops another node, and holds that what came from it by probes does not
+// become data with its good-bye, when the guard has them still and who sent them is gone.
+func (n *node) staysCounted(t testing.TB, other *node, kind string) {
+	t.Helper()
+	before := n.scraped(t, other, kind)
+	other.stop(t)
+	n.awaitPeer(t, downLimit, other, "left", func(p peer) bool { return p.State == "left" })
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for range 15 { // the kernel's counters are read from time to time
+		<-tick.C
+		if now := n.scraped(t, other, kind); now != before {
+			t.Fatalf("%s: metrics said %+v of %s, and say %+v since it has left", n, before, other, now)
+		}
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // everything, a TCP connection that was open all the time among it.
 func TestFullQueue(t *testing.T) {
 	t.Parallel()
-	_, _, nodes := seeded(t, 2)
+	_, _, nodes := seeded(t, 2, "--http-listen", httpPort)
 	a, b := nodes[0], nodes[1]
 	open := make(chan error, 1)
 	began := time.Now()
@@ -28,13 +28,18 @@ func TestFullQueue(t *testing.T) {
 	if res.Received > 0 {
 		t.Fatalf("a stopped daemon has carried %d datagrams", res.Received)
 	}
-	labtest.Eventually(t, 10*time.Second, func() error {
-		// The queue has 500 places, some of which the TCP flow has.
-		if got := a.status(t).Drops["tx_device_queue_full"] - before; got < 2500 {
-			return fmt.Errorf("%d of %d packets are counted as lost in the queue", got, res.Sent)
-		}
-		return nil
-	})
+	// The queue has 500 places, some of which the TCP flow has. A status reads what the
+	// kernel has counted, metrics tell what the daemon has read by itself.
+	metrics := func() uint64 { return uint64(a.scrape(t)[`overlayd_drops_total{reason="tx_device_queue_full"}`]) }
+	status := func() uint64 { return a.status(t).Drops["tx_device_queue_full"] }
+	for i, count := range []func() uint64{metrics, status} {
+		labtest.Eventually(t, 10*time.Second, func() error {
+			if got := count() - before; got < 2500 {
+				return fmt.Errorf("%d of %d packets are counted as lost in the queue by %s", got, res.Sent, []string{"metrics", "status"}[i])
+			}
+			return nil
+		})
+	}
 	if err := <-open; err != nil {
 		t.Error(err)
 	}

@@ -18,6 +18,9 @@ type kernelPaths struct {
 	random func() uint64
 	core   *path.Core
 	peers  map[[16]byte]*kernelPeer
+	// counts are of all that were ever among the peers: the guard counts on when one
+	// comes back.
+	counts map[[16]byte]*kernelCounts
 	done   [64]doneNonce // the last answers, in a ring
 	next   int
 	trips  *roundTrips
@@ -29,7 +32,6 @@ type kernelPeer struct {
 	ready  encap.Flags
 	reach  Reach // what core was told
 	rounds []kernelRound
-	counts *kernelCounts
 }
 
 // kernelRound is a round under way: what is left of its probes.
@@ -80,7 +82,7 @@ const (
 )
 
 func newKernelPaths(self [16]byte, boot uint64, random func() uint64) *kernelPaths {
-	return &kernelPaths{self: self, boot: boot, random: random, core: path.NewCore(random), peers: map[[16]byte]*kernelPeer{}}
+	return &kernelPaths{self: self, boot: boot, random: random, core: path.NewCore(random), peers: map[[16]byte]*kernelPeer{}, counts: map[[16]byte]*kernelCounts{}}
 }
 
 // readyFor is the flag of a path, none of userspace.
@@ -127,10 +129,13 @@ func (k *kernelPaths) setPeers(now time.Time, peers []Peer, c *Core) (changed []
 		}
 		p := k.peers[q.ID]
 		if p == nil {
-			p = &kernelPeer{counts: new(kernelCounts)}
+			p = new(kernelPeer)
 		}
 		p.vteps, p.ready = slices.Clone(q.VTEPs), q.Ready
-		s.counts = p.counts
+		if k.counts[q.ID] == nil {
+			k.counts[q.ID] = new(kernelCounts)
+		}
+		s.counts = k.counts[q.ID]
 		next[q.ID] = p
 		about := q.Path
 		about.ID, about.Boot = q.ID, q.Boot

@@ -137,6 +137,20 @@ func TestKernelPath(t *testing.T) {
 			t.Errorf("control frames: a %d out, %d in; b %d out, %d in", tx, rx, tx2, rx2)
 		}
 
+		// One that leaves and comes back begins where it was, as the guard's counters do.
+		gone, goneRx := p.a.KernelFrames(peerB)
+		p.a.SetPeers(nil)
+		if tx, rx := p.a.KernelFrames(peerB); tx != gone || rx != goneRx {
+			t.Errorf("control frames of a peer that has left: %d out, %d in, and there were %d and %d", tx, rx, gone, goneRx)
+		}
+		p.a.SetPeers([]Peer{p.peerOfB})
+		time.Sleep(10 * time.Second)
+		p.want(t, path.KernelVXLAN, path.KernelVXLAN)
+		tx, rx = p.a.KernelFrames(peerB)
+		if rx := rx[path.KernelVXLAN]; tx.Packets <= gone.Packets || rx.Packets <= goneRx[path.KernelVXLAN].Packets || rx.Bytes <= goneRx[path.KernelVXLAN].Bytes {
+			t.Errorf("control frames of a peer that has come back: %d out, %d in, and there were %d and %d", tx, rx, gone, goneRx)
+		}
+
 		// Userspace does not answer any more: that is no reason to leave.
 		p.w.set(func(w *wire) { w.cut[endpoint4], w.cut[endpoint6] = true, true })
 		time.Sleep(time.Minute)

@@ -113,13 +113,18 @@ func (p *Prober) Traffic(all []Traffic) {
 type Frames struct{ Packets, Bytes uint64 }
 
 // KernelFrames returns how many of the inner packets and bytes in a peer's kernel
-// paths were control frames: those sent, by any path, and those received, by kind.
+// paths were control frames: those sent, by any path, and those received, by kind. The
+// numbers never become smaller, also when the peer goes and comes back.
 func (p *Prober) KernelFrames(id [16]byte) (tx Frames, rx [path.Direct + 1]Frames) {
-	if s := (*p.roster.Load())[id]; s != nil && s.counts != nil {
-		tx = Frames{s.counts.txPackets.Load(), s.counts.txBytes.Load()}
-		for k := range rx {
-			rx[k] = Frames{s.counts.came[k].packets.Load(), s.counts.came[k].bytes.Load()}
-		}
+	p.mu.Lock()
+	c := p.kern.counts[id]
+	p.mu.Unlock()
+	if c == nil {
+		return tx, rx
+	}
+	tx = Frames{c.txPackets.Load(), c.txBytes.Load()}
+	for k := range rx {
+		rx[k] = Frames{c.came[k].packets.Load(), c.came[k].bytes.Load()}
 	}
 	return tx, rx
 }

@@ -1,21 +1,14 @@
 package web
 
 import (
-	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/overlayd/overlayd/internal/browsertest"
 )
 
 // fake is a node that tells what the test has it tell.
@@ -84,26 +77,6 @@ func (f *fake) leases() any {
 	}}
 }
 
-// contrast returns texts whose contrast with what is behind them is below 4.5 to 1, which
-// WCAG 2.2 asks for (1.4.3).
-const contrast = `(() => {
-	const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-	const rgb = c => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); return canvas.getImageData(0, 0, 1, 1).data; };
-	const light = c => { const [r, g, b] = [...c].slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-		return .2126 * r + .7152 * g + .0722 * b; };
-	const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c[3] === 255) return c; } return [255, 255, 255]; };
-	const bad = [];
-	const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-	for (let n; n = walk.nextNode();) {
-		const e = n.parentElement, s = getComputedStyle(e);
-		if (!n.data.trim() || !e.getClientRects().length) continue;
-		const a = light(rgb(e instanceof SVGElement ? s.fill : s.color)), b = light(behind(e));
-		const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-		if (ratio < 4.5) bad.push(n.data.trim() + ": " + ratio.toFixed(2));
-	}
-	return bad;
-})()`
-
 // outside returns texts of the picture that stick out of it or run into another.
 const outside = `(() => {
 	const bad = [], svg = document.querySelector("#mesh svg");
@@ -124,59 +97,37 @@ const unnamed = `[...document.querySelectorAll("a, button, svg, table, section, 
 	return !(e.textContent.trim() || e.getAttribute("aria-label") || by && document.getElementById(by)?.textContent.trim());
 }).map(e => e.outerHTML.slice(0, 80))`
 
-func (b *browser) open(url string, width, height int, scheme string) {
-	b.t.Helper()
-	// Not "mobile": that widens the window until everything fits.
-	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}, nil)
-	b.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
-	b.call("Page.navigate", map[string]any{"url": url}, nil)
-}
-
-// quiet fails for all that the page has complained about.
-func (b *browser) quiet(when string) {
-	b.t.Helper()
-	var n int
-	b.eval("1", &n) // what was said before has come
-	for _, e := range b.events {
-		if bad := complaint(e); bad != "" {
-			b.t.Errorf("%s: the console says: %s", when, bad)
-		}
-	}
-	b.events = nil
-}
-
 // TestPage: the page of a node in a browser, at a phone's width and a desk's, light and
 // dark: it shows what the node says, and a change of a path while one looks.
 func TestPage(t *testing.T) {
-	b := startBrowser(t)
-	for _, domain := range []string{"Page", "Runtime", "Log"} {
-		b.call(domain+".enable", nil, nil)
-	}
+	b := browsertest.Start(t)
 	background := map[string]string{}
-	for _, size := range []struct{ width, height int }{{360, 800}, {1280, 900}} {
+	for _, size := range []struct{ width, height int }{{320, 640}, {360, 800}, {1280, 900}} {
 		for _, scheme := range []string{"light", "dark"} {
 			name := fmt.Sprintf("%dx%d, %s", size.width, size.height, scheme)
 			f := newFake(6)
-			f.set(func(_ object, peers []object) { peers[3]["name"] = hostile })
+			f.set(func(node object, peers []object) {
+				peers[3]["name"], peers[5]["path_reason"], peers[5]["endpoint"], node["warnings"] = hostile, hostile, hostile, []string{hostile}
+			})
 			cfg := config()
 			cfg.Status, cfg.Leases = f.answer, f.leases
 			_, url := serve(t, cfg)
-			b.open(url, size.width, size.height, scheme)
-			b.until(`document.querySelectorAll("#peers tbody tr").length === 6 && document.querySelectorAll("#leases tbody tr").length === 2 && document.querySelectorAll("#drops tbody tr").length === 2`)
-			b.until(`document.querySelector("#peers tbody td:nth-child(7)").textContent.endsWith("bit/s")`)
+			b.Open(url, size.width, size.height, scheme)
+			b.Until(`document.querySelectorAll("#peers tbody tr").length === 6 && document.querySelectorAll("#leases tbody tr").length === 2 && document.querySelectorAll("#drops tbody tr").length === 2`)
+			b.Until(`document.querySelector("#peers tbody td:nth-child(7)").textContent.endsWith("bit/s")`)
 
 			// The change that is to be seen, without anybody doing anything.
 			f.set(func(_ object, peers []object) {
 				peers[2]["path"], peers[2]["path_since"] = "kernel-vxlan", time.Now()
 				peers[0]["path"], peers[0]["path_reason"] = "userspace-udp", "kernel-vxlan was left at 13:00:00: probes are unanswered"
 			})
-			b.until(`document.querySelectorAll("#changes li").length === 2`)
-			shoot(b, fmt.Sprintf("%d-%s.png", size.width, scheme))
+			b.Until(`document.querySelectorAll("#changes li").length === 2`)
+			b.Shoot(fmt.Sprintf("%d-%s.png", size.width, scheme))
 			var got struct {
 				Title, Pulse, Changes, Background, Live, Path string
 				Scroll, Inner, Images, Nodes, Rows            int
 			}
-			b.eval(`({Title: document.title, Pulse: document.getElementById("pulse").textContent,
+			b.Eval(`({Title: document.title, Pulse: document.getElementById("pulse").textContent,
 				Changes: [...document.querySelectorAll("#changes li")].map(e => e.textContent.replace(/^.*?M? (?=host)/, "")).sort().join("|"),
 				Live: document.getElementById("changes").getAttribute("aria-live"),
 				Path: document.getElementById("peer-00000000000000000000000000000004").cells[2].className,
@@ -196,14 +147,10 @@ func TestPage(t *testing.T) {
 			if got.Inner != size.width || got.Scroll > got.Inner {
 				t.Errorf("%s: the page is %d wide, the window %d", name, got.Scroll, got.Inner)
 			}
-			for what, script := range map[string]string{"contrast": contrast, "picture": outside, "without a name": unnamed} {
-				var bad []string
-				b.eval(script, &bad)
-				for _, text := range bad {
-					t.Errorf("%s: %s: %s", name, what, text)
-				}
-			}
-			b.quiet(name)
+			b.Faint(name)
+			b.None(name+": picture", outside)
+			b.None(name+": without a name", unnamed)
+			b.Quiet(name)
 		}
 	}
 	if background["light"] == background["dark"] {
@@ -214,37 +161,34 @@ func TestPage(t *testing.T) {
 // TestPageKeyboard: tables are sorted from the keyboard, and the picture leads to them; a
 // node that falls silent is told; and of many peers there is a table alone.
 func TestPageKeyboard(t *testing.T) {
-	b := startBrowser(t)
-	for _, domain := range []string{"Page", "Runtime", "Log"} {
-		b.call(domain+".enable", nil, nil)
-	}
+	b := browsertest.Start(t)
 	f := newFake(41)
 	cfg := config()
 	cfg.Status, cfg.Leases = f.answer, f.leases
 	live, url := serve(t, cfg)
-	b.open(url, 1280, 900, "light")
-	b.until(`document.querySelectorAll("#peers tbody tr").length === 41`)
-	b.until(`document.getElementById("mesh").textContent.includes("41 peers are too many for a picture")`)
+	b.Open(url, 1280, 900, "light")
+	b.Until(`document.querySelectorAll("#peers tbody tr").length === 41`)
+	b.Until(`document.getElementById("mesh").textContent.includes("41 peers are too many for a picture")`)
 	f.set(func(_ object, peers []object) { f.status["peers"] = peers[:7] })
-	b.until(`document.querySelectorAll("#mesh a").length === 7`)
+	b.Until(`document.querySelectorAll("#mesh a").length === 7`)
 
 	key := func(name string, code int, text string) {
 		for _, kind := range []string{"keyDown", "keyUp"} {
-			b.call("Input.dispatchKeyEvent", map[string]any{"type": kind, "key": name, "code": name, "windowsVirtualKeyCode": code, "text": map[bool]string{true: text}[kind == "keyDown"]}, nil)
+			b.Call("Input.dispatchKeyEvent", map[string]any{"type": kind, "key": name, "code": name, "windowsVirtualKeyCode": code, "text": map[bool]string{true: text}[kind == "keyDown"]}, nil)
 		}
 	}
 	order := func() (names []string) {
-		b.eval(`[...document.querySelectorAll("#peers tbody th")].map(e => e.textContent)`, &names)
+		b.Eval(`[...document.querySelectorAll("#peers tbody th")].map(e => e.textContent)`, &names)
 		return names
 	}
 	if got := order(); !slices.IsSorted(got) {
 		t.Errorf("sorted by name: %q", got)
 	}
 	var focused string
-	b.eval(`(() => { const e = document.querySelector("#peers thead th:nth-child(6) button"); e.focus(); return e.textContent })()`, &focused)
+	b.Eval(`(() => { const e = document.querySelector("#peers thead th:nth-child(6) button"); e.focus(); return e.textContent })()`, &focused)
 	key("Enter", 13, "\r")
 	var sorted string
-	b.eval(`document.querySelector("#peers th[aria-sort]").textContent + " " + document.querySelector("#peers th[aria-sort]").getAttribute("aria-sort")`, &sorted)
+	b.Eval(`document.querySelector("#peers th[aria-sort]").textContent + " " + document.querySelector("#peers th[aria-sort]").getAttribute("aria-sort")`, &sorted)
 	if got := order(); sorted != "Round trip descending" || got[0] != "host8" {
 		t.Errorf("%s sorted by %s: %q", focused, sorted, got)
 	}
@@ -254,121 +198,21 @@ func TestPageKeyboard(t *testing.T) {
 		asked := f.asked
 		f.mu.Unlock()
 		waitFor(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.asked > asked+1 })
-		b.eval(`document.activeElement.getAttribute("href") || document.activeElement.id`, &focused)
+		b.Eval(`document.activeElement.getAttribute("href") || document.activeElement.id`, &focused)
 		if focused != want {
 			t.Errorf("the focus is on %q, want %q", focused, want)
 		}
 	}
 	const second = "peer-00000000000000000000000000000002"
-	b.eval(`(() => { document.querySelector("#mesh a").focus(); return "" })()`, &focused)
+	b.Eval(`(() => { document.querySelector("#mesh a").focus(); return "" })()`, &focused)
 	stays("#" + second)
 	key("Enter", 13, "\r")
 	stays(second)
-	b.quiet("while the node answers")
+	b.Quiet("while the node answers")
 	if err := live.Close(); err != nil {
 		t.Error(err)
 	}
-	b.until(`document.getElementById("pulse").textContent === "The node does not answer: what is shown is old."`)
-}
-
-// TestPageViews: peers are asked what they see only once the box is ticked, which is there
-// only if this node may ask; what they say is shown as text, in the picture too.
-func TestPageViews(t *testing.T) {
-	b := startBrowser(t)
-	for _, domain := range []string{"Page", "Runtime", "Log"} {
-		b.call(domain+".enable", nil, nil)
-	}
-	f := newFake(3)
-	var asked atomic.Int32
-	view := func(id int, sees ...object) http.HandlerFunc {
-		status := object{"schema": "overlayd.status/v1", "node": object{"id": fmt.Sprintf("%032x", id), "warnings": []string{hostile}}, "peers": sees}
-		return func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			if err := json.NewEncoder(w).Encode(status); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	sees := func(id int, path string) object {
-		return object{"id": fmt.Sprintf("%032x", id), "name": fmt.Sprintf("host%d", id), "state": "alive", "path": path, "path_reason": "as it says", "path_since": time.Now().Add(-time.Minute), "rtt_us": 300}
-	}
-	targets := []Target{
-		peer(t, fmt.Sprintf("%032x", 2), view(2, sees(1, "direct"), sees(3, "kernel-vxlan"), sees(4, "direct"))),
-		peer(t, fmt.Sprintf("%032x", 3), view(3, sees(2, "none"), sees(4, "onclick=alert(1)"))),
-		{ID: fmt.Sprintf("%032x", 4), Name: "host4", Addr: netip.MustParseAddrPort("127.0.0.1:1")},
-	}
-	cfg := config()
-	cfg.Status, cfg.Leases = f.answer, f.leases
-	cfg.Peers = &Asking{Targets: func() []Target { return targets }, Read: func(_ string, b []byte) (any, error) { return json.RawMessage(bytes.Clone(b)), nil }}
-	_, url := serve(t, cfg)
-	for _, size := range []struct{ width, height, bows int }{{360, 800, 0}, {1280, 900, 3}} {
-		for _, scheme := range []string{"light", "dark"} {
-			name := fmt.Sprintf("%dx%d, %s", size.width, size.height, scheme)
-			asked.Store(0)
-			b.open(url, size.width, size.height, scheme)
-			f.mu.Lock()
-			from := f.asked
-			f.mu.Unlock()
-			waitFor(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.asked > from+1 })
-			b.until(`document.getElementById("ask").offsetParent !== null && document.querySelector("#mesh svg") !== null`)
-			if n := asked.Load(); n != 0 {
-				t.Errorf("%s: %d peers were asked before anybody wanted it", name, n)
-			}
-			b.eval(`document.getElementById("ask").click() || 1`, new(int))
-			b.until(`document.querySelectorAll("#views tbody tr").length === 6`)
-			b.until(`document.getElementById("asked").textContent === "2 of 3 peers have answered."`)
-			shoot(b, fmt.Sprintf("views-%d-%s.png", size.width, scheme))
-			var got struct {
-				Rows, Bows []string
-				Title      string
-				Images     int
-				Troubles   []string
-				Scroll     int
-			}
-			b.eval(`({Rows: [...document.querySelectorAll("#views tbody tr")].map(r => [...r.cells].slice(0, 4).map(c => c.textContent).join("; ")),
-				Bows: [...document.querySelectorAll("#mesh .bow")].map(e => e.getAttribute("class")).sort(), Title: document.title, Images: document.images.length,
-				Troubles: [...document.querySelectorAll("#trouble-list li")].map(e => e.textContent), Scroll: document.documentElement.scrollWidth})`, &got)
-			wantRows := []string{
-				"host-" + targets[0].ID + "; host1; direct; as it says", "host-" + targets[0].ID + "; host3; kernel-vxlan; as it says", "host-" + targets[0].ID + "; host4; direct; as it says",
-				"host-" + targets[1].ID + "; host2; none; as it says", "host-" + targets[1].ID + "; host4; onclick=alert(1); as it says",
-				"host4; ; –; 127.0.0.1:1: nothing listens there: is its --http-listen at that address and port?",
-			}
-			slices.Sort(got.Rows)
-			if diff := cmp.Diff(wantRows, got.Rows); diff != "" {
-				t.Errorf("%s: -want +got:\n%s", name, diff)
-			}
-			if want := []string{"bow direct", "bow none", "bow none"}[:size.bows]; !slices.Equal(got.Bows, want) {
-				t.Errorf("%s: between peers: %q, want %q", name, got.Bows, want)
-			}
-			if got.Title != "host1 – overlayd" || got.Images != 0 || got.Scroll > size.width {
-				t.Errorf("%s: %+v", name, got)
-			}
-			if want := "host-" + targets[1].ID + " cannot reach host2: as it says"; !slices.Contains(got.Troubles, want) || !slices.Contains(got.Troubles, "host-"+targets[0].ID+" says: "+hostile) {
-				t.Errorf("%s: troubles %q", name, got.Troubles)
-			}
-			for what, script := range map[string]string{"contrast": contrast, "without a name": unnamed} {
-				var bad []string
-				b.eval(script, &bad)
-				for _, text := range bad {
-					t.Errorf("%s: %s: %s", name, what, text)
-				}
-			}
-			b.eval(`document.getElementById("ask").click() || 1`, new(int))
-			b.until(`document.getElementById("views-section").hidden && document.querySelectorAll("#mesh .bow").length === 0 && document.getElementById("asked").textContent === ""`)
-			b.quiet(name)
-		}
-	}
-	// A node that was not told to ask.
-	cfg.Peers = nil
-	_, url = serve(t, cfg)
-	b.open(url, 1280, 900, "light")
-	b.until(`document.querySelectorAll("#peers tbody tr").length === 3`)
-	var hidden bool
-	b.eval(`document.getElementById("asking").hidden`, &hidden)
-	if !hidden {
-		t.Error("a node that may not ask shows the box")
-	}
-	b.quiet("untold")
+	b.Until(`document.getElementById("pulse").textContent === "The node does not answer: what is shown is old."`)
 }
 
 func waitFor(t *testing.T, cond func() bool) {
@@ -379,42 +223,5 @@ func waitFor(t *testing.T, cond func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not come true")
 		}
-	}
-}
-
-// complaint is what an event says of an error or a warning in the page, "" if none.
-func complaint(m message) string {
-	var e struct {
-		Type  string
-		Entry struct{ Level, Text string }
-	}
-	if err := json.Unmarshal(m.Params, &e); err != nil {
-		return ""
-	}
-	switch {
-	case m.Method == "Runtime.exceptionThrown",
-		m.Method == "Runtime.consoleAPICalled" && (e.Type == "error" || e.Type == "warning" || e.Type == "assert"):
-		return string(m.Params)
-	case m.Method == "Log.entryAdded" && (e.Entry.Level == "error" || e.Entry.Level == "warning"):
-		return e.Entry.Text
-	}
-	return ""
-}
-
-// shoot keeps a picture of the whole page in the folder of the variable SCREENSHOTS, for a
-// person to look at.
-func shoot(b *browser, name string) {
-	dir := os.Getenv("SCREENSHOTS")
-	if dir == "" {
-		return
-	}
-	var shot struct{ Data string }
-	b.call("Page.captureScreenshot", map[string]any{"captureBeyondViewport": true}, &shot)
-	png, err := base64.StdEncoding.DecodeString(shot.Data)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, name), png, 0o644); err != nil {
-		b.t.Fatal(err)
 	}
 }

@@ -4,8 +4,8 @@
 // but what [Config] gives it.
 //
 // Whoever reaches the address may read all of it, so it belongs on loopback or into a
-// trusted network. A browser is no way around that: no other site's page can read an
-// answer, also not by a name of its own that leads to loopback (see hosts.go).
+// trusted network. No other site's page can read an answer in a browser; on loopback also
+// not by a name of its own that leads there (see hosts.go).
 package web
 
 import (

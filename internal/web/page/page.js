@@ -8,11 +8,14 @@ import { Views } from "./views.js";
 const every = 2000, leasesEvery = 10000, patience = 8000, remembered = 50;
 const paths = ["direct", "kernel-vxlan", "userspace-udp", "userspace-vxlan", "none"];
 
+const inOrder = new Intl.Collator(undefined, { numeric: true }).compare;
+
 const $ = id => document.getElementById(id);
 let last = null;           // the status before, and when it came
 let moved = new Map();     // peers by id whose path has just changed, until when
 let leasesAt = -Infinity;
 let redraw = () => {};     // the picture, as the last status has it
+let ahead = 0;             // how far the node's clock is ahead of ours, in ms
 
 function make(name, text, className) {
   const e = document.createElement(name);
@@ -91,10 +94,10 @@ class Table {
       else th.removeAttribute("aria-sort");
     });
     const sorted = this.rows.map(r => [by(r), r]).sort(([a], [b]) =>
-      typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
+      typeof a === "number" && typeof b === "number" ? a - b : inOrder(String(a), String(b)));
     if (this.down) sorted.reverse();
     // Rows and cells stay, so that neither the focus nor a selection is lost.
-    const kept = new Map();
+    const kept = new Map(), focused = document.activeElement;
     sorted.forEach(([, r], i) => {
       const key = r.anchor || r.key || `${this.columns[0].of(r)} ${r.owner_id || ""}`;
       const tr = this.made.get(key) || this.make();
@@ -110,6 +113,8 @@ class Table {
     });
     this.made = kept;
     while (this.body.rows.length > sorted.length) this.body.deleteRow(-1);
+    // One that was moved has lost it.
+    if (document.activeElement !== focused && this.body.contains(focused)) focused.focus({ preventScroll: true });
   }
 
   /** An empty row. Roles are named, since on a phone a row is no row for the layout. */
@@ -176,6 +181,8 @@ async function ask(path) {
   const answer = await fetch(path, { signal: AbortSignal.timeout(patience), cache: "no-store" });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   if (path === "status") views.allow(answer.headers.get("Overlayd-Asks-Peers") === "yes");
+  const skew = Date.parse(answer.headers.get("Date")) - Date.now();
+  ahead = Math.abs(skew) > 5000 ? skew : 0; // the header has whole seconds
   return answer.json();
 }
 
@@ -186,7 +193,7 @@ function row(p, now) {
   const speed = (is, was) => was === undefined || is < was || !(seconds > 0) ? null : (is - was) / seconds;
   return {
     anchor: `peer-${p.id}`, id: p.id, name: p.name, state: p.state, path: p.path, reason: p.path_reason,
-    since: Math.max(0, Date.now() - Date.parse(p.path_since)), rtt: p.rtt_us, proof: p.last_proof_ms,
+    since: Math.max(0, Date.now() + ahead - Date.parse(p.path_since)), rtt: p.rtt_us, proof: p.last_proof_ms,
     tx: p.tx_bytes, rx: p.rx_bytes, out: speed(p.tx_bytes, was?.tx_bytes), in: speed(p.rx_bytes, was?.rx_bytes),
     subnets: p.subnets.join(", "), endpoint: p.endpoint || "none",
     bad: p.path === "none" && p.state !== "left",

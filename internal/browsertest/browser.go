@@ -1,4 +1,5 @@
-package report
+// Package browsertest shows pages to a headless Chromium, for tests.
+package browsertest
 
 import (
 	"bufio"
@@ -8,14 +9,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 )
 
-// browser is a headless Chromium that is spoken to by the Chrome DevTools Protocol over two
+// Browser is a headless Chromium with one page. It is spoken to by the Chrome DevTools Protocol over two
 // pipes: messages are JSON, each ended by a NUL (chromium, content/browser/devtools,
-// devtools_pipe_handler.cc).
-type browser struct {
+// devtools_pipe_handler.cc). What it cannot do fails the test. It is for one goroutine.
+type Browser struct {
 	t       *testing.T
 	ctx     context.Context
 	out     *os.File
@@ -24,7 +26,7 @@ type browser struct {
 	closed  chan struct{} // the reader has ended
 	done    chan struct{} // nobody waits for messages any more
 	last    int
-	events  []message // that came while an answer was waited for
+	events  []message // that came while something else was waited for
 }
 
 // message is an answer, which has an ID, or an event, which has a method.
@@ -38,9 +40,10 @@ type message struct {
 	} `json:"error"`
 }
 
-// startBrowser starts the first Chromium of PATH with one blank page; the test is skipped if
-// there is none.
-func startBrowser(t *testing.T) *browser {
+// Start starts the first Chromium of PATH with one blank page, until the test ends; the
+// test is skipped if there is none.
+func Start(t *testing.T) *Browser {
+	t.Helper()
 	program := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if p, err := exec.LookPath(name); err == nil {
@@ -49,11 +52,11 @@ func startBrowser(t *testing.T) *browser {
 		}
 	}
 	if program == "" {
-		t.Skip("no chromium, chromium-browser or google-chrome in PATH: the page is not looked at in a browser")
+		t.Skip("no chromium, chromium-browser or google-chrome in PATH: no page is looked at in a browser")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	dir, err := os.MkdirTemp("", "overlayd-report")
+	dir, err := os.MkdirTemp("", "overlayd-browser")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +80,7 @@ func startBrowser(t *testing.T) *browser {
 	}
 	theirIn.Close()
 	theirOut.Close()
-	b := &browser{t: t, ctx: ctx, out: ourOut, in: make(chan message), closed: make(chan struct{}), done: make(chan struct{})}
+	b := &Browser{t: t, ctx: ctx, out: ourOut, in: make(chan message), closed: make(chan struct{}), done: make(chan struct{})}
 	go b.read(ourIn)
 	t.Cleanup(func() {
 		// It ends when its pipe does; who waits too long is killed.
@@ -97,15 +100,18 @@ func startBrowser(t *testing.T) *browser {
 		}
 	})
 	var target struct{ TargetID string }
-	b.call("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
+	b.Call("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
 	var attached struct{ SessionID string }
-	b.call("Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached)
+	b.Call("Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached)
 	b.session = attached.SessionID
+	for _, domain := range []string{"Page", "Runtime", "Log"} {
+		b.Call(domain+".enable", nil, nil)
+	}
 	return b
 }
 
 // read hands on what the browser says, until it says no more.
-func (b *browser) read(from *os.File) {
+func (b *Browser) read(from *os.File) {
 	defer close(b.closed)
 	r := bufio.NewReader(from)
 	for {
@@ -124,7 +130,7 @@ func (b *browser) read(from *os.File) {
 }
 
 // next is the next message.
-func (b *browser) next() message {
+func (b *Browser) next() message {
 	b.t.Helper()
 	select {
 	case m := <-b.in:
@@ -137,8 +143,9 @@ func (b *browser) next() message {
 	return message{}
 }
 
-// call calls a method and waits for its answer; events that come before are kept.
-func (b *browser) call(method string, params, result any) {
+// Call calls a method of the protocol and waits for its answer. Params and result may be
+// nil.
+func (b *Browser) Call(method string, params, result any) {
 	b.t.Helper()
 	b.last++
 	call := map[string]any{"id": b.last, "method": method}
@@ -173,33 +180,46 @@ func (b *browser) call(method string, params, result any) {
 	}
 }
 
-// await waits for an event, and returns those that came until then with it.
-func (b *browser) await(method string) []message {
+// Until waits for an expression in the page to be true.
+func (b *Browser) Until(expression string) {
+	b.t.Helper()
+	var came bool
+	b.Eval(`new Promise(done => {
+		const end = performance.now() + 20000;
+		const look = () => { try { if (`+expression+`) return done(true) } catch {} performance.now() > end ? done(false) : setTimeout(look, 30) };
+		look();
+	})`, &came)
+	if !came {
+		b.t.Fatalf("it does not come true: %s", expression)
+	}
+}
+
+// Eval gives the value of an expression in the page, or of the promise that it is.
+func (b *Browser) Eval(expression string, value any) {
+	b.t.Helper()
+	var got struct {
+		Result           struct{ Value json.RawMessage }
+		ExceptionDetails json.RawMessage
+	}
+	b.Call("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "awaitPromise": true}, &got)
+	if got.ExceptionDetails != nil {
+		b.t.Fatalf("%s: %s", expression, got.ExceptionDetails)
+	}
+	if err := json.Unmarshal(got.Result.Value, value); err != nil {
+		b.t.Fatal(fmt.Errorf("%s: %w", expression, err))
+	}
+}
+
+// await waits for an event. Those that come before it are kept.
+func (b *Browser) await(method string) {
 	b.t.Helper()
 	for seen := 0; ; seen++ {
 		if seen == len(b.events) {
 			b.events = append(b.events, b.next())
 		}
 		if b.events[seen].Method == method {
-			events := b.events[:seen+1]
-			b.events = b.events[seen+1:]
-			return events
+			b.events = slices.Delete(b.events, seen, seen+1)
+			return
 		}
-	}
-}
-
-// eval gives the value of an expression in the page.
-func (b *browser) eval(expression string, value any) {
-	b.t.Helper()
-	var got struct {
-		Result           struct{ Value json.RawMessage }
-		ExceptionDetails json.RawMessage
-	}
-	b.call("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true}, &got)
-	if got.ExceptionDetails != nil {
-		b.t.Fatalf("%s: %s", expression, got.ExceptionDetails)
-	}
-	if err := json.Unmarshal(got.Result.Value, value); err != nil {
-		b.t.Fatal(fmt.Errorf("%s: %w", expression, err))
 	}
 }
