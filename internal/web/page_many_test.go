@@ -10,6 +10,7 @@ import (
 // TestPageThousand: a thousand peers leave the page more than half of the time for whoever
 // scrolls and types, also when their order changes each time.
 func TestPageThousand(t *testing.T) {
+	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(1000)
 	cfg := config()
@@ -51,6 +52,7 @@ func TestPageThousand(t *testing.T) {
 
 // TestPageFocus: a row that is looked at from the keyboard keeps the focus when it moves.
 func TestPageFocus(t *testing.T) {
+	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(7)
 	cfg := config()
@@ -82,6 +84,7 @@ func TestPageFocus(t *testing.T) {
 // TestPageClock: how long a path has been what it is goes by the node's clock, however wrong
 // that of the browser's host is; and a reader hears of changes from the first one on.
 func TestPageClock(t *testing.T) {
+	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(2)
 	f.set(func(_ object, peers []object) { peers[1]["path_since"] = time.Now().Add(-time.Hour - 30*time.Second) })

@@ -100,6 +100,7 @@ const unnamed = `[...document.querySelectorAll("a, button, svg, table, section, 
 // TestPage: the page of a node in a browser, at a phone's width and a desk's, light and
 // dark: it shows what the node says, and a change of a path while one looks.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	b := browsertest.Start(t)
 	background := map[string]string{}
 	for _, size := range []struct{ width, height int }{{320, 640}, {360, 800}, {1280, 900}} {
@@ -161,6 +162,7 @@ func TestPage(t *testing.T) {
 // TestPageKeyboard: tables are sorted from the keyboard, and the picture leads to them; a
 // node that falls silent is told; and of many peers there is a table alone.
 func TestPageKeyboard(t *testing.T) {
+	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(41)
 	cfg := config()

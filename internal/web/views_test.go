@@ -19,6 +19,7 @@ import (
 // TestPageViews: peers are asked what they see only once the box is ticked, which is there
 // only if this node may ask; what they say is shown as text, in the picture too.
 func TestPageViews(t *testing.T) {
+	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(3)
 	var asked atomic.Int32
