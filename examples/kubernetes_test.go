@@ -2,12 +2,15 @@ package examples
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 // block is what stands indented under a line of a YAML file, without the indent.
@@ -28,7 +31,32 @@ func block(t *testing.T, text, head string) string {
 	return strings.Join(out, "")
 }
 
-// TestDaemonSet: the configuration in it is one, and it asks for what a node needs.
+// podSpec is what the tests look at of a DaemonSet.
+type podSpec struct {
+	Spec struct {
+		Template struct {
+			Spec struct {
+				Containers []struct {
+					ReadinessProbe, LivenessProbe struct {
+						HTTPGet struct {
+							Host, Path string
+							Port       int
+						}
+					}
+					VolumeMounts []struct{ Name, MountPath string }
+				}
+				Volumes []struct {
+					Name     string
+					HostPath struct{ Path string }
+					Secret   struct{ DefaultMode uint32 }
+				}
+			}
+		}
+	}
+}
+
+// TestDaemonSet: the configuration in it is one, it asks for what a node needs, and its
+// parts fit each other.
 func TestDaemonSet(t *testing.T) {
 	dir := t.TempDir()
 	overlayd := build(t, dir, "github.com/overlayd/overlayd/cmd/overlayd")
@@ -37,20 +65,66 @@ func TestDaemonSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(b)
+	config := block(t, text, "  overlayd.yaml: |")
 	file := filepath.Join(dir, "overlayd.yaml")
-	if err := os.WriteFile(file, []byte(block(t, text, "  overlayd.yaml: |")), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(overlayd, "config", "check", file).CombinedOutput(); err != nil {
+	check := exec.Command(overlayd, "config", "check", file)
+	check.Env = append(os.Environ(), "OVERLAYD_KEY_FILE="+writeKey(t, dir, os.Geteuid()))
+	if out, err := check.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
 	for _, want := range []string{
 		"hostNetwork: true", "add: [NET_ADMIN, NET_RAW]", "name: OVERLAYD_NAME", "args: [run, --config, /etc/overlayd/overlayd.yaml]",
-		"mountPath: /var/lib/overlayd}", "mountPath: /run/overlayd}", "mountPath: /dev/net/tun}", "command: [/overlayd, status]",
+		"mountPath: /var/lib/overlayd}", "mountPath: /run/overlayd}", "mountPath: /dev/net/tun}",
 	} {
 		if strings.Count(text, want) != 1 {
 			t.Errorf("%d times %q", strings.Count(text, want), want)
 		}
+	}
+
+	var pod podSpec
+	for _, doc := range strings.Split(text, "\n---\n") {
+		var any map[string]any
+		if err := yaml.UnmarshalStrict([]byte(doc), &any); err != nil {
+			t.Fatalf("%v\n%s", err, doc)
+		}
+		if any["kind"] == "DaemonSet" {
+			if err := yaml.Unmarshal([]byte(doc), &pod); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	spec := pod.Spec.Template.Spec
+	if len(spec.Containers) != 1 {
+		t.Fatalf("it has %d containers", len(spec.Containers))
+	}
+	c := spec.Containers[0]
+	volumes := map[string]string{} // by name: where it is mounted
+	for _, m := range c.VolumeMounts {
+		volumes[m.Name] = m.MountPath
+	}
+	for _, v := range spec.Volumes {
+		at := volumes[v.Name]
+		switch delete(volumes, v.Name); {
+		case at == "":
+			t.Errorf("%s is mounted nowhere", v.Name)
+		case v.HostPath.Path != "" && v.HostPath.Path != at:
+			t.Errorf("the node's %s is at %s", v.HostPath.Path, at)
+		case v.Secret.DefaultMode != 0 && (v.Secret.DefaultMode != 0o400 || !strings.Contains(config, "\nkey_file: "+at+"/key\n")):
+			t.Errorf("the key, of mode %o, is in %s, where the configuration does not look or overlayd refuses it", v.Secret.DefaultMode, at)
+		}
+	}
+	if len(volumes) > 0 {
+		t.Errorf("%v are mounted, and no volumes", volumes)
+	}
+	ready, alive := c.ReadinessProbe.HTTPGet, c.LivenessProbe.HTTPGet
+	if ready.Path != "/readyz" || alive.Path != "/healthz" || ready.Host != "127.0.0.1" || alive.Host != ready.Host || alive.Port != ready.Port {
+		t.Errorf("it is probed at %+v and %+v", ready, alive)
+	}
+	if !strings.Contains(config, fmt.Sprintf("\nhttp_listen: \"%d\"\n", ready.Port)) {
+		t.Errorf("the daemon does not listen at %d", ready.Port)
 	}
 }
 
