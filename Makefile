@@ -88,25 +88,30 @@ bench-micro: ## the parts by themselves: bench/out/micro.txt is for benchstat
 # The .deb and the .rpm for this architecture, in bin/package.
 NFPM = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 DIST = bin/package/files
-# A package's version begins with a number; without a tag it is before all others.
-PKGVERSION ?= $(or $(patsubst v%,%,$(filter v0% v1% v2% v3% v4% v5% v6% v7% v8% v9%,$(VERSION))),0.0.0-dev+$(VERSION))
+# A package's version begins with a number; without a tag it is before all others. What
+# "git describe" appends to a tag makes it a later one, not one that leads to the tag.
+PKGVERSION ?= $(shell echo '$(or $(patsubst v%,%,$(filter v0% v1% v2% v3% v4% v5% v6% v7% v8% v9%,$(VERSION))),0.0.0-dev+$(VERSION))' | \
+	sed -E 's/-([0-9]+)-g([0-9a-f]+)/+\1.g\2/; /\+/s/-dirty$$/.dirty/; s/-dirty$$/+dirty/')
+
+# Go for this machine, also when the package is for another: "make package GOARCH=arm64".
+HERE = env -u GOOS -u GOARCH $(GO)
 
 package: ## a .deb and a .rpm, in bin/package
 	rm -rf bin/package && mkdir -p $(DIST)/man $(DIST)/completion
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/ ./cmd/overlayd ./cmd/overlayd-cni
 	sed 's|/usr/local/bin/|/usr/bin/|; s|^\# /etc/systemd.*||' examples/two-hosts/overlayd.service >$(DIST)/overlayd.service
-	$(GO) test -count=1 ./cmd/overlayd -run '^TestManPages$$' -man "$(CURDIR)/$(DIST)/man"
+	$(HERE) test -count=1 ./cmd/overlayd -run '^TestManPages$$' -man "$(CURDIR)/$(DIST)/man"
 	gzip -9n $(DIST)/man/*.1
-	$(DIST)/overlayd completion bash >$(DIST)/completion/overlayd.bash
-	$(DIST)/overlayd completion fish >$(DIST)/completion/overlayd.fish
-	$(DIST)/overlayd completion zsh >$(DIST)/completion/_overlayd
+	$(HERE) run ./cmd/overlayd completion bash >$(DIST)/completion/overlayd.bash
+	$(HERE) run ./cmd/overlayd completion fish >$(DIST)/completion/overlayd.fish
+	$(HERE) run ./cmd/overlayd completion zsh >$(DIST)/completion/_overlayd
 	for kind in deb rpm; do \
 		ARCH="$$($(GO) env GOARCH)" VERSION='$(PKGVERSION)' \
-			$(GO) run $(NFPM) package -f cmd/overlayd/package/nfpm.yaml -p $$kind -t bin/package/ || exit 1; \
+			$(HERE) run $(NFPM) package -f cmd/overlayd/package/nfpm.yaml -p $$kind -t bin/package/ || exit 1; \
 	done
 
-package-check: package ## installs, starts and purges the .deb on a clean Debian; needs root and mmdebstrap
-	bash cmd/overlayd/package/check.sh bin/package/overlayd_*.deb
+package-check: package ## installs, upgrades and purges both on clean Debians, and types what the pages say; needs root and mmdebstrap
+	bash cmd/overlayd/package/check-all.sh bin/package
 
 install: build ## into PREFIX, /usr/local by default; DESTDIR for packages
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNIDIR)

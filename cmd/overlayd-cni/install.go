@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 )
 
@@ -31,7 +32,11 @@ func installing(args []string, stderr io.Writer) int {
 // configuration to where it looks for those. An image without a shell can do it for its
 // host. The program comes first: a configuration without it is an error for every container.
 func install(args []string) error {
-	self, err := os.Open("/proc/self/exe")
+	path, err := exec.LookPath(os.Args[0]) // an image may have no /proc
+	if err != nil {
+		return err
+	}
+	self, err := os.Open(path)
 	if err != nil {
 		return err
 	}

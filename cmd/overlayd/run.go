@@ -64,6 +64,9 @@ The file must be closed to others (chmod 600).`,
 		if os.Getenv("GOGC") == "" {
 			debug.SetGCPercent(gcPercent)
 		}
+		// A crash, or the watchdog's SIGABRT, is to look like one: Go ends it with exit code
+		// 2, which here means wrong usage, after which nobody starts us again.
+		debug.SetTraceback("crash")
 		level := new(slog.LevelVar)
 		level.Set(start.logLevel)
 		log := newLogger(cmd.ErrOrStderr(), level, start.logFormat)

@@ -109,7 +109,7 @@ var homes = []home{
 	{"github.com/hashicorp/", []string{"membership"}, false, "it stays behind membership.Member"},
 	{"github.com/containernetworking/cni", []string{"cmd/overlayd-cni"}, false, "one program speaks CNI"},
 	{"github.com/spf13/", []string{"cmd"}, false, "libraries have no command line"},
-	{"sigs.k8s.io/yaml", []string{"cmd"}, false, "libraries take a Config"},
+	{"sigs.k8s.io/yaml", []string{"cmd", "examples"}, false, "libraries take a Config"},
 	{"github.com/prometheus/", []string{"internal/metrics"}, false, "it stays behind metrics.Handler"},
 	{"net/http/pprof", nil, false, "importing it publishes profiles; see internal/web/profiles.go"},
 	{"github.com/cilium/ebpf", []string{"bench"}, false, "it is for measuring"},

@@ -1,5 +1,5 @@
 #!/bin/sh
-# deb: "configure" and the version before, if any; rpm: how many there are now.
+# deb: "configure" and the version before, if any, or "abort-..."; rpm: how many there are now.
 set -e
 if ! getent group overlayd >/dev/null; then
 	groupadd --system overlayd
@@ -9,8 +9,10 @@ if ! getent passwd overlayd >/dev/null; then
 		--shell /usr/sbin/nologin --comment "overlay network" overlayd
 fi
 # A new installation is not started: it has no configuration yet. One that runs is
-# restarted; what the kernel carries goes on meanwhile.
+# restarted; what the kernel carries goes on meanwhile. A host that finds no other one is
+# not ready for as long as that takes, and dpkg is not to wait for it.
 if [ -d /run/systemd/system ]; then
-	systemctl daemon-reload
-	systemctl try-restart overlayd.service || true
+	systemctl daemon-reload || true
+	timeout 60 systemctl try-restart overlayd.service ||
+		echo "overlayd is not ready again yet: see \"systemctl status overlayd\"" >&2
 fi

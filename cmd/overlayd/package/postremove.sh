@@ -6,7 +6,11 @@ if [ -d /run/systemd/system ]; then
 fi
 if [ "$1" = purge ]; then
 	rm -rf /var/lib/overlayd /run/overlayd
-	rmdir /etc/overlayd 2>/dev/null || true # unless somebody has left a key there
+	# What somebody has left there stays, but not with an owner whose number the next
+	# user gets: it may be a key.
+	if [ -d /etc/overlayd ]; then
+		rmdir /etc/overlayd 2>/dev/null || chown -R root:root /etc/overlayd || true
+	fi
 	if getent passwd overlayd >/dev/null; then
 		userdel overlayd || true
 	fi

@@ -5,7 +5,8 @@ case "$1" in
 remove | 0) ;;
 *) exit 0 ;; # an upgrade: the daemon goes on until the new one takes over
 esac
-if [ -d /run/systemd/system ]; then
+# Also where systemd does not run, in a chroot: nothing enables a unit that is gone.
+if command -v systemctl >/dev/null; then
 	systemctl --no-reload disable --now overlayd.service || true
 fi
 # Nothing is left in the kernel that nobody looks after: devices, routes, rules.
