@@ -143,7 +143,8 @@ func (m *Masquerade) chain() tableChain {
 	c := tableChain{name: "postrouting", kind: nftables.ChainTypeNAT,
 		hook: nftables.ChainHookPostrouting, priority: *nftables.ChainPriorityNATSource}
 	v4, v6 := VXLANNames(m.Device)
-	for _, dev := range []string{m.Device, v4, v6} {
+	// By lo goes what the host says to itself, which may be from its address in Own.
+	for _, dev := range []string{"lo", m.Device, v4, v6} {
 		c.rules = append(c.rules, rule(named(expr.MetaKeyOIFNAME, dev), accepted()))
 	}
 	for _, p := range slices.Concat(m.Networks, neverMasqueraded) {

@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -203,6 +204,23 @@ func TestMasquerade(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+
+	// What the host says to itself from its address in the overlay.
+	for _, addr := range [][2]netip.Addr{{netip.MustParseAddr("100.96.1.1"), host1.Addr4()}, {netip.MustParseAddr("fd96:0:0:1::1"), host1.Addr6()}} {
+		ear, err := host1.ListenUDP(netip.AddrPortFrom(addr[1], 5000))
+		ok(t, err)
+		mouth, err := host1.ListenUDP(netip.AddrPortFrom(addr[0], 0))
+		ok(t, err)
+		_, err = mouth.WriteToUDPAddrPort([]byte("question"), netip.AddrPortFrom(addr[1], 5000))
+		ok(t, err)
+		ok(t, ear.SetDeadline(time.Now().Add(10*time.Second)))
+		_, from, err := ear.ReadFromUDPAddrPort(make([]byte, 64))
+		if want := mouth.LocalAddr().(*net.UDPAddr).AddrPort(); err != nil || from != want {
+			t.Errorf("on the host itself the source seen is %v, want %v; %v", from, want, err)
+		}
+		ear.Close()
+		mouth.Close()
 	}
 
 	// A connection goes on under the same source when the table is made anew, and also
