@@ -40,7 +40,8 @@ func (c *conductor) setForwardRules() {
 	}
 	devices := append([]string{n.cfg.Device}, n.parts.fast.takenBy(time.Now())...)
 	c.accepting.asked = kernel.ForwardRules{
-		Device: n.cfg.Device, Devices: devices, Networks: n.cfg.Networks, Own: slices.Clone(c.held), World: n.cfg.IPMasq,
+		Device: n.cfg.Device, Devices: devices, Networks: n.cfg.Networks, Own: slices.Clone(c.held),
+		World: n.cfg.IPMasq, Underlay: n.parts.underlay,
 	}
 	c.askForwardRules()
 }

@@ -222,6 +222,9 @@ func TestForwardRulesLeft(t *testing.T) {
 		}, true, 0},
 		{"the cure", func(x *host) { addCure(x) }, false, 0},
 		{"the cure, which does not let containers out", func(x *host) { addCure(x) }, true, 1},
+		{"what containers begin, and the answers", func(x *host) { addWayOut(x, established()) }, true, 0},
+		{"no answers", func(x *host) { addWayOut(x, ofState(expr.CtStateBitRELATED)) }, true, 1},
+		{"no answers but by another way", func(x *host) { addWayOut(x, iif("eth1"), established()) }, true, 1},
 		{"a reject at the end", func(x *host) {
 			f := x.firewall(nftables.TableFamilyIPv4, "filter")
 			c := f.forward("FORWARD", nftables.ChainPolicyAccept)
@@ -238,6 +241,18 @@ func TestForwardRulesLeft(t *testing.T) {
 			x.setRules(f, tt.want)
 		})
 	}
+}
+
+// addWayOut lets containers also begin connections by eth0, and the answers in as far as
+// they match.
+func addWayOut(x *host, answers ...[]expr.Any) {
+	x.Helper()
+	addCure(x)
+	f := x.firewall(nftables.TableFamilyIPv4, "filter")
+	c := &nftables.Chain{Table: f.table, Name: "FORWARD"}
+	f.rule(c, append(answers, accept)...)
+	f.rule(c, iif("cni0"), oif("eth0"), accept)
+	f.flush()
 }
 
 // addCure is a firewall that has been told to let the overlay pass.
