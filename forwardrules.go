@@ -41,7 +41,7 @@ func (c *conductor) setForwardRules() {
 	devices := append([]string{n.cfg.Device}, n.parts.fast.takenBy(time.Now())...)
 	c.accepting.asked = kernel.ForwardRules{
 		Device: n.cfg.Device, Devices: devices, Networks: n.cfg.Networks, Own: slices.Clone(c.held),
-		World: n.cfg.IPMasq, Underlay: n.parts.underlay,
+		World: n.cfg.IPMasq, Underlay: n.parts.underlay, Inside: n.parts.kernel.Inside(n.cfg.Device, c.held),
 	}
 	c.askForwardRules()
 }

@@ -31,6 +31,9 @@ type ForwardRules struct {
 	// way is known by the Underlay.
 	World    bool
 	Underlay string
+	// Inside are the interfaces behind which containers are, as Kernel.Inside finds them.
+	// They make no difference but that it is looked again when there are others.
+	Inside []string
 }
 
 // forwardRulesState is what SetForwardRules did last. Kernel.mu guards it.

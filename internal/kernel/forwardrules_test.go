@@ -255,6 +255,23 @@ func addWayOut(x *host, answers ...[]expr.Any) {
 	f.flush()
 }
 
+// A bridge that comes later may be one that the firewall is against.
+func TestForwardRulesBridge(t *testing.T) {
+	x := healthy(t)
+	f := x.firewall(nftables.TableFamilyIPv4, "filter")
+	c := f.forward("FORWARD", nftables.ChainPolicyAccept)
+	f.rule(c, oif("virbr0"), drop)
+	f.flush()
+	rules := forwardRules()
+	rules.Inside = x.k.Inside("overlay0", ownNets)
+	x.setRules(rules, 0)
+	x.ok(x.h.LinkDel(x.link("cni0")))
+	x.veth("virbr0", "100.96.1.1/24")
+	rules.Inside = x.k.Inside("overlay0", ownNets)
+	x.setRules(rules, 1)
+	x.chainIs(forward4, "ours", "ours", "foreign")
+}
+
 // addCure is a firewall that has been told to let the overlay pass.
 func addCure(x *host) {
 	x.Helper()
