@@ -63,24 +63,17 @@ func (k *Kernel) SetForwardRules(f ForwardRules) (done []string, err error) {
 			return err
 		}
 		defer c.close()
-		for try := 1; ; try++ {
-			gen, err := c.generation()
-			if err != nil {
-				return err
-			}
+		return c.retried(func(gen, bound uint32) error {
 			st := k.forward
 			if st != nil && st.fixed == fixed && st.generation == gen {
 				return nil
 			}
 			var batch []nfMessage
-			batch, done, err = f.changes(k.forwardFlows(f), st == nil || st.fixed != fixed)
-			if err == nil {
-				err = c.commit(bound(gen, try == guardTries), batch)
+			var err error
+			if batch, done, err = f.changes(k.forwardFlows(f), st == nil || st.fixed != fixed); err != nil {
+				return err
 			}
-			if errors.Is(err, errNFChanged) && try < guardTries {
-				continue
-			}
-			if err != nil {
+			if err := c.commit(bound, batch); err != nil {
 				return err
 			}
 			if len(batch) > 0 {
@@ -88,7 +81,7 @@ func (k *Kernel) SetForwardRules(f ForwardRules) (done []string, err error) {
 			}
 			k.forward = &forwardRulesState{fixed: fixed, generation: gen}
 			return nil
-		}
+		})
 	})
 	switch {
 	case errors.Is(err, errNoNF):
@@ -303,20 +296,13 @@ func (k *Kernel) removeForwardRules(device string) (removed []string, err error)
 			return err
 		}
 		defer c.close()
-		for try := 1; ; try++ {
-			gen, err := c.generation()
-			if err != nil {
-				return err
-			}
+		return c.retried(func(_, bound uint32) (err error) {
 			var batch []nfMessage
 			if batch, removed, err = forwardDeletions(device); err != nil {
 				return err
 			}
-			err = c.commit(bound(gen, try == guardTries), batch)
-			if !errors.Is(err, errNFChanged) || try == guardTries {
-				return err
-			}
-		}
+			return c.commit(bound, batch)
+		})
 	})
 	switch {
 	case errors.Is(err, errNoNF):
