@@ -52,8 +52,9 @@ var neverMasqueraded = []netip.Prefix{
 }
 
 // SetMasquerade makes the table for m, in one transaction: at every moment either the
-// one before or this one stands, and connections that exist go on as they began. One
-// that stands already for the same m is left alone.
+// one before or this one stands, and connections that exist go on as they began, but for
+// those that began while none stood and have not found a way back. A table that stands
+// already for the same m is left alone.
 //
 // The error is ErrNoMasquerade, and what stood before stands as it was.
 func (k *Kernel) SetMasquerade(m Masquerade) error {
@@ -103,6 +104,9 @@ func (k *Kernel) setMasquerade(m *Masquerade) error {
 		return err
 	}
 	k.masq = &st
+	if err := forgetUntranslated(m); err != nil {
+		k.log.Debug("what containers have begun without masquerading goes on so", "err", err)
+	}
 	return nil
 }
 
