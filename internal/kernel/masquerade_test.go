@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -223,9 +224,16 @@ func TestMasquerade(t *testing.T) {
 		}))
 		from := c1.Addr4()
 		if group.Is6() {
-			from, group = c1.Addr6(), group.WithZone("eth0")
+			from = c1.Addr6()
 		}
-		ok(t, c1.Do(func() (err error) {
+		ok(t, c1.Do(func() error {
+			eth, err := net.InterfaceByName("eth0")
+			if err != nil {
+				return err
+			}
+			if group.Is6() { // package net would remember a name's index, of whatever namespace
+				group = group.WithZone(strconv.Itoa(eth.Index))
+			}
 			mouth, err = net.DialUDP("udp", &net.UDPAddr{IP: from.AsSlice()}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(group, 5353)))
 			return err
 		}))
