@@ -111,10 +111,10 @@ func (n *Node) conduct() {
 			}
 		case <-diagnose.C:
 			c.repair()
-			n.diagnose()
 			if !c.update() { // reasons change without a change of reach
 				return
 			}
+			n.diagnose()
 		case <-n.parts.member.Done():
 			// A Done by our own Stop comes after quit.
 			if err := n.parts.member.Err(); err != nil {

@@ -73,7 +73,7 @@ func (f *fastPaths) wantedGuard(held []netip.Prefix) *kernel.Guard {
 		}
 	}
 	slices.Sort(g.Underlays)
-	g.Indexes = f.k.Indexes(slices.Concat(g.VXLANs, g.Underlays, g.Inside)...)
+	g.Indexes = f.indexes(g)
 	ports := []uint16{n.cfg.UDPPort, n.cfg.VXLANPort, n.cfg.KernelVXLANPort}
 	for _, p := range f.peers {
 		for _, port := range []uint16{p.Ports.UDP, p.Ports.VXLAN, p.Ports.KernelVXLAN} {
@@ -93,6 +93,11 @@ func (f *fastPaths) wantedGuard(held []netip.Prefix) *kernel.Guard {
 	g.Ports = slices.Compact(ports)
 	slices.SortFunc(g.Peers, func(a, b kernel.GuardPeer) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	return g
+}
+
+// indexes are those of the interfaces that a guard names.
+func (f *fastPaths) indexes(g *kernel.Guard) map[string]uint32 {
+	return f.k.Indexes(slices.Concat(g.VXLANs, g.Underlays, g.Inside)...)
 }
 
 // underlays are the interfaces that have our endpoints.

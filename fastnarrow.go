@@ -32,6 +32,21 @@ func (f *fastPaths) takes(k path.Kind, now time.Time) bool {
 	return f.allows(k) || !f.left[k].IsZero() && now.Sub(f.left[k]) < leaveFor
 }
 
+// takenBy are the devices by which packets of kernel paths come, and leave.
+func (f *fastPaths) takenBy(now time.Time) (devices []string) {
+	if f == nil || f.fast == nil {
+		return nil
+	}
+	if f.takes(path.KernelVXLAN, now) {
+		v4, v6 := kernel.VXLANNames(f.n.cfg.Device)
+		devices = append(devices, v4, v6)
+	}
+	if f.takes(path.Direct, now) {
+		devices = append(devices, f.underlays()...)
+	}
+	return devices
+}
+
 // leftForGood reports, once, that peers have had their time to leave a kind.
 func (f *fastPaths) leftForGood(now time.Time) (any bool) {
 	for k, at := range f.left {

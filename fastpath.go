@@ -3,6 +3,7 @@ package overlayd
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -189,7 +190,9 @@ func (f *fastPaths) apply(held []netip.Prefix, view *membership.View) (changed b
 	f.devices.Store(&devices)
 	f.wish = peers
 	f.settle(f.fast.Apply(nodeAddrs(held), peers, keep))
-	f.setGuard(held, keep) // the devices have an index now
+	if g := f.guard; g != nil && !maps.Equal(g.Indexes, f.indexes(g)) { // the devices have one now
+		f.setGuard(held, keep)
+	}
 	if f.guard != nil && len(held) > 0 {
 		f.setUp(true)
 	}

@@ -2,6 +2,7 @@ package overlayd
 
 import (
 	"slices"
+	"time"
 
 	"github.com/overlayd/overlayd/internal/kernel"
 )
@@ -37,18 +38,10 @@ func (c *conductor) setForwardRules() {
 	if n.parts.kernel == nil || n.cfg.ForwardRules == "off" || len(c.held) == 0 {
 		return
 	}
-	devices := []string{n.cfg.Device}
-	if f := n.parts.fast; f != nil && f.fast != nil {
-		v4, v6 := kernel.VXLANNames(n.cfg.Device)
-		if n.cfg.allows(PathKernelVXLAN) {
-			devices = append(devices, v4, v6)
-		}
-		if n.cfg.allows(PathDirect) {
-			devices = append(devices, f.underlays()...)
-		}
-	}
+	devices := append([]string{n.cfg.Device}, n.parts.fast.takenBy(time.Now())...)
 	c.accepting.asked = kernel.ForwardRules{
-		Device: n.cfg.Device, Devices: devices, Networks: n.cfg.Networks, Own: slices.Clone(c.held), World: n.cfg.IPMasq,
+		Device: n.cfg.Device, Devices: devices, Networks: n.cfg.Networks, Own: slices.Clone(c.held),
+		World: n.cfg.IPMasq, Underlay: n.parts.underlay, Inside: n.parts.kernel.Inside(n.cfg.Device, c.held),
 	}
 	c.askForwardRules()
 }

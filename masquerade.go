@@ -127,7 +127,7 @@ func (n *Node) dataPorts(view *membership.View) (ports []uint16, others []netip.
 			add(a, p.Ports.KernelVXLAN)
 		}
 	}
-	for _, p := range n.cfg.StaticPeers {
+	for _, p := range n.live().StaticPeers {
 		add(p.Endpoint.Addr(), p.Endpoint.Port())
 	}
 	slices.SortFunc(others, netip.AddrPort.Compare)

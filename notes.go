@@ -127,7 +127,7 @@ func (n *Node) diagnose() {
 	var texts []string
 	for _, f := range n.parts.kernel.Diagnose(kernel.DiagnoseConfig{
 		Device: n.cfg.Device, Underlay: n.parts.underlay, Networks: n.cfg.Networks,
-		Own: n.parts.member.View().Held,
+		Own: n.parts.member.View().Held, World: n.cfg.IPMasq,
 	}) {
 		texts = append(texts, f.Text)
 	}

@@ -355,12 +355,15 @@ func TestNarrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &Node{cfg: was}
-	n.parts.fast = &fastPaths{n: n}
+	n.parts.fast = &fastPaths{n: n, fast: new(kernel.Fast)}
 	next := *was
 	next.FastPath = PathKernelVXLAN
 	n.takeUp(&next)
 	f, now := n.parts.fast, time.Now()
 	late := now.Add(leaveFor)
+	if devices := f.takenBy(late); !slices.Equal(devices, []string{"overlay0-v4", "overlay0-v6"}) {
+		t.Errorf("packets come by %q", devices)
+	}
 	for _, tt := range []struct {
 		kind         path.Kind
 		at           time.Time
@@ -379,6 +382,34 @@ func TestNarrow(t *testing.T) {
 	n.takeUp(was)
 	if !f.allows(path.Direct) || !f.takes(path.Direct, late) {
 		t.Error("it is not allowed again")
+	}
+	next.FastPath = PathDirect
+	n.takeUp(&next)
+	if devices := f.takenBy(time.Now().Add(leaveFor)); len(devices) > 0 {
+		t.Errorf("VXLAN is not allowed, and packets come by %q", devices)
+	}
+}
+
+// TestReloadDataPorts: a container cannot send in its host's name to a static peer that
+// came by a reload either.
+func TestReloadDataPorts(t *testing.T) {
+	was, err := resolve(soundConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, next := &Node{cfg: was}, *was
+	p := aStaticPeer("old", "100.96.7.0/24")
+	p.Endpoint = netip.MustParseAddrPort("192.0.2.7:9999")
+	next.StaticPeers = []StaticPeer{p}
+	for _, want := range [][]netip.AddrPort{nil, {p.Endpoint}, nil} {
+		if _, others := n.dataPorts(new(membership.View)); !slices.Equal(others, want) {
+			t.Errorf("the unusual ports of peers are %v, want %v", others, want)
+		}
+		if want == nil {
+			n.takeUp(&next)
+		} else {
+			n.takeUp(was)
+		}
 	}
 }
 

@@ -98,13 +98,13 @@ func TestForwardRulesOff(t *testing.T) {
 		t.Errorf("%d rules of ours", c)
 	}
 	n.daemon.Kill()
-	n.start(t, "--forward-rules", "off")
+	n.start(t, "--forward-rules", "off", "--ip-masq")
 	n.lease(t)
 	if c := ourRules(firewallOf(t, n)); c != 0 {
 		t.Errorf("%d rules of ours with --forward-rules off", c)
 	}
 	labtest.Eventually(t, 5*time.Second, func() error {
-		if w := strings.Join(n.status(t).Node.Warnings, "\n"); !holdsAll(w, []string{"iptables -I DOCKER-USER -i overlay+ -j ACCEPT", "ip6tables -I FORWARD"}) {
+		if w := strings.Join(n.status(t).Node.Warnings, "\n"); !holdsAll(w, []string{"iptables -I DOCKER-USER -i overlay+ -j ACCEPT", "ip6tables -I FORWARD", "the world", "iptables -I DOCKER-USER -s "}) {
 			return fmt.Errorf("it warns of %q", w)
 		}
 		return nil

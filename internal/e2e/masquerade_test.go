@@ -82,7 +82,7 @@ func TestMasquerade(t *testing.T) {
 	stop := make(chan struct{})
 	go func() { sending <- transferUntil(t, stop, a, b, b.container.Addr4()) }()
 	for range 3 {
-		for _, path := range []string{"userspace", "kernel-vxlan"} {
+		for _, path := range []string{"userspace", "kernel-vxlan", "direct"} {
 			a.setPath(t, b, path)
 			b.setPath(t, a, path)
 		}

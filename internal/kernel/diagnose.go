@@ -46,6 +46,9 @@ type DiagnoseConfig struct {
 	// Own are this node's subnets. An interface with an address in them is
 	// taken for the containers' bridge.
 	Own []netip.Prefix
+	// World tells that containers also are to reach beyond the overlay, and their
+	// answers them.
+	World bool
 }
 
 // Diagnose looks for what eats the overlay's packets outside of overlayd:

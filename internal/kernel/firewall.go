@@ -30,9 +30,16 @@ func (k *Kernel) diagnoseFirewall(cfg DiagnoseConfig, bridges []bridge) []Findin
 			return err
 		}
 		defer rs.close()
+		overlay := k.flows(cfg, bridges)
+		var world []flow
+		if cfg.World {
+			world = k.worldFlows(cfg, bridges)
+		}
 		for _, c := range rs.chains {
-			if f, ok := rs.judge(c, cfg, bridges, k.flows(cfg, bridges)); ok {
-				found = append(found, f)
+			for _, flows := range [][]flow{overlay, world} {
+				if f, ok := rs.judge(c, cfg.Device, flows); ok {
+					found = append(found, f)
+				}
 			}
 		}
 		return nil
@@ -87,12 +94,14 @@ func (k *Kernel) flows(cfg DiagnoseConfig, bridges []bridge) []flow {
 	return all
 }
 
-// judge evaluates one base chain and says what is wrong with it, if anything.
-func (rs *ruleset) judge(c *nftables.Chain, cfg DiagnoseConfig, bridges []bridge, flows []flow) (Finding, bool) {
+// judge evaluates one base chain for the flows of one kind, and says what is wrong with
+// it, if anything.
+func (rs *ruleset) judge(c *nftables.Chain, device string, flows []flow) (Finding, bool) {
 	if !rs.onForward(c) {
 		return Finding{}, false
 	}
-	var from, to bool // lost packets from and to the overlay
+	var from, to bool // lost packets from and to the overlay, or the world
+	var lost []netip.Prefix
 	code := ""
 	for _, f := range flows {
 		if !familyCovers(c.Table.Family, f.dst.Addr()) {
@@ -113,6 +122,9 @@ func (rs *ruleset) judge(c *nftables.Chain, cfg DiagnoseConfig, bridges []bridge
 			code = why
 		}
 		from, to = from || f.toUs, to || !f.toUs
+		if own := f.own(); !slices.Contains(lost, own) {
+			lost = append(lost, own)
+		}
 	}
 	if code == "" {
 		return Finding{}, false
@@ -124,8 +136,12 @@ func (rs *ruleset) judge(c *nftables.Chain, cfg DiagnoseConfig, bridges []bridge
 	if code == CodeForwardRule {
 		how = "by a rule"
 	}
-	return Finding{code, fmt.Sprintf("the firewall's chain %s (table %s %s) drops forwarded packets %s, and no rule is seen to accept those %s the overlay: %s",
-		c.Name, familyName(c.Table.Family), c.Table.Name, how, direction, rs.cure(c, cfg.Device))}, true
+	whose, cure := direction+" the overlay", rs.cure(c, device)
+	if flows[0].world {
+		whose, cure = "of containers "+direction+" the world beyond the overlay", rs.worldCure(c, lost)
+	}
+	return Finding{code, fmt.Sprintf("the firewall's chain %s (table %s %s) drops forwarded packets %s, and no rule is seen to accept those %s: %s",
+		c.Name, familyName(c.Table.Family), c.Table.Name, how, whose, cure)}, true
 }
 
 // onForward tells whether c sees forwarded IP packets.
@@ -156,14 +172,7 @@ func (rs *ruleset) cure(c *nftables.Chain, device string) string {
 	if c.Table.Name == "firewalld" {
 		return fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", device)
 	}
-	if c.Table.Name == "filter" && c.Name == "FORWARD" && c.Table.Family != nftables.TableFamilyINet {
-		tool, chain := "iptables", "FORWARD"
-		if c.Table.Family == nftables.TableFamilyIPv6 {
-			tool = "ip6tables"
-		}
-		if rules, err := rs.rulesOf(c); err == nil && len(rules) > 0 && jumpsTo(rules[0], dockerUser) {
-			chain = dockerUser // Docker keeps this one first, and its rules alone
-		}
+	if tool, chain := rs.iptables(c); tool != "" {
 		return iptablesCure(tool, chain, device)
 	}
 	if strings.HasPrefix(device, devicePrefix) {
@@ -171,6 +180,22 @@ func (rs *ruleset) cure(c *nftables.Chain, device string) string {
 	}
 	at := fmt.Sprintf("nft insert rule %s %s %s", familyName(c.Table.Family), c.Table.Name, c.Name)
 	return fmt.Sprintf(`%s iifname '"%s"' accept; %s oifname '"%s"' accept`, at, device, at, device)
+}
+
+// iptables is the command that changes c, and the chain where its user's rules belong;
+// empty if c is not one of iptables'.
+func (rs *ruleset) iptables(c *nftables.Chain) (tool, chain string) {
+	if !ofIptables(c) {
+		return "", ""
+	}
+	tool, chain = "iptables", c.Name
+	if c.Table.Family == nftables.TableFamilyIPv6 {
+		tool = "ip6tables"
+	}
+	if rules, err := rs.rulesOf(c); err == nil && len(rules) > 0 && jumpsTo(rules[0], dockerUser) {
+		chain = dockerUser // Docker keeps this one first, and its rules alone
+	}
+	return tool, chain
 }
 
 // jumpsTo tells whether a rule is a jump to the chain name.

@@ -119,9 +119,11 @@ func index(key expr.MetaKey, i int) []expr.Any {
 }
 
 // established is a match that says nothing about a new connection.
-func established() []expr.Any {
+func established() []expr.Any { return ofState(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED) }
+
+func ofState(states uint32) []expr.Any {
 	return []expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{6, 0, 0, 0}, Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, states), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)}}
 }
 
@@ -320,6 +322,45 @@ func TestDiagnoseFirewallOthers(t *testing.T) {
 	x.expect(cfg,
 		[2]string{kernel.CodeForwardPolicy, "iptables -I FORWARD -i mesh0 -j ACCEPT"},
 		[2]string{kernel.CodeForwardPolicy, "firewall-cmd"})
+}
+
+// With masquerading what containers begin in the world has to be let out, and the answers
+// in.
+func TestDiagnoseWorld(t *testing.T) {
+	world := diagnosis
+	world.World = true
+	x := healthy(t)
+	x.expect(world)
+	addCure(x) // lets the overlay pass, in IPv4
+	x.expect(diagnosis)
+	x.expect(world, [2]string{kernel.CodeForwardPolicy, "those of containers to or from the world beyond the overlay: " +
+		"iptables -I FORWARD -s 100.96.1.0/24 -j ACCEPT; iptables -I FORWARD -d 100.96.1.0/24 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"})
+	f := x.firewall(nftables.TableFamilyIPv4, "filter")
+	c := &nftables.Chain{Table: f.table, Name: "FORWARD"}
+	f.rule(c, address(12, []byte{100, 96, 1}, nil), accept)
+	f.flush()
+	x.expect(world, [2]string{kernel.CodeForwardPolicy, "those of containers from the world"})
+	f.rule(c, address(16, []byte{100, 96, 1}, nil), established(), accept)
+	f.flush()
+	x.expect(world)
+
+	// A firewall of nftables' own, against all that is not the overlay's.
+	own := x.firewall(nftables.TableFamilyINet, "mine")
+	o := own.forward("forward", nftables.ChainPolicyDrop)
+	own.rule(o, iif("overlay+"), accept)
+	own.rule(o, oif("overlay+"), accept)
+	own.flush()
+	x.expect(world, [2]string{kernel.CodeForwardPolicy, "nft insert rule inet mine forward ip6 daddr fd96:0:0:1::/64 ct state related,established accept"})
+	own.rule(o, established(), accept)
+	own.rule(o, oif("eth0"), accept)
+	own.flush()
+	x.expect(world)
+
+	fw := x.firewall(nftables.TableFamilyIPv6, "firewalld")
+	fw.forward("filter_FORWARD", nftables.ChainPolicyDrop)
+	fw.flush()
+	x.expect(world, [2]string{kernel.CodeForwardPolicy, "--add-interface=overlay0"},
+		[2]string{kernel.CodeForwardPolicy, "firewall-cmd --permanent --zone=trusted --add-source=fd96:0:0:1::/64; firewall-cmd --reload"})
 }
 
 // The tables of legacy iptables cannot be read: they are named.

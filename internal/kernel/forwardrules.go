@@ -27,8 +27,13 @@ type ForwardRules struct {
 	Devices []string
 	// Networks are the overlay's, Own this node's subnets.
 	Networks, Own []netip.Prefix
-	// World tells that containers also are to reach beyond the overlay.
-	World bool
+	// World tells that containers also are to reach beyond the overlay, where no other
+	// way is known by the Underlay.
+	World    bool
+	Underlay string
+	// Inside are the interfaces behind which containers are, as Kernel.Inside finds them.
+	// They make no difference but that it is looked again when there are others.
+	Inside []string
 }
 
 // forwardRulesState is what SetForwardRules did last. Kernel.mu guards it.
@@ -58,24 +63,17 @@ func (k *Kernel) SetForwardRules(f ForwardRules) (done []string, err error) {
 			return err
 		}
 		defer c.close()
-		for try := 1; ; try++ {
-			gen, err := c.generation()
-			if err != nil {
-				return err
-			}
+		return c.retried(func(gen, bound uint32) error {
 			st := k.forward
 			if st != nil && st.fixed == fixed && st.generation == gen {
 				return nil
 			}
 			var batch []nfMessage
-			batch, done, err = f.changes(k.forwardFlows(f), st == nil || st.fixed != fixed)
-			if err == nil {
-				err = c.commit(bound(gen, try == guardTries), batch)
+			var err error
+			if batch, done, err = f.changes(k.forwardFlows(f), st == nil || st.fixed != fixed); err != nil {
+				return err
 			}
-			if errors.Is(err, errNFChanged) && try < guardTries {
-				continue
-			}
-			if err != nil {
+			if err := c.commit(bound, batch); err != nil {
 				return err
 			}
 			if len(batch) > 0 {
@@ -83,7 +81,7 @@ func (k *Kernel) SetForwardRules(f ForwardRules) (done []string, err error) {
 			}
 			k.forward = &forwardRulesState{fixed: fixed, generation: gen}
 			return nil
-		}
+		})
 	})
 	switch {
 	case errors.Is(err, errNoNF):
@@ -99,32 +97,15 @@ func (k *Kernel) SetForwardRules(f ForwardRules) (done []string, err error) {
 
 // forwardFlows are the packets that have to be let through. The caller holds k.mu.
 func (k *Kernel) forwardFlows(f ForwardRules) (flows []flow) {
-	bridges := k.bridges(DiagnoseConfig{Device: f.Device, Own: f.Own})
-	for _, d := range f.Devices {
-		flows = append(flows, k.flows(DiagnoseConfig{Device: d, Networks: f.Networks, Own: f.Own}, bridges)...)
-	}
+	cfg := DiagnoseConfig{Device: f.Device, Underlay: f.Underlay, Networks: f.Networks, Own: f.Own}
+	bridges := k.bridges(cfg)
 	if f.World {
-		flows = append(flows, worldFlows(flows, f.Own)...)
+		flows = k.worldFlows(cfg, bridges)
+	}
+	for _, cfg.Device = range f.Devices {
+		flows = append(flows, k.flows(cfg, bridges)...)
 	}
 	return flows
-}
-
-// worldFlows are the packets between containers and the world beyond the overlay.
-func worldFlows(overlay []flow, own []netip.Prefix) (all []flow) {
-	for _, o := range own {
-		everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		if o.Addr().Is6() {
-			everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-		}
-		i := slices.IndexFunc(overlay, func(f flow) bool { return !f.toUs && f.src == o })
-		if i < 0 {
-			continue
-		}
-		all = append(all,
-			flow{tun: overlay[i].tun, in: overlay[i].in, src: o, dst: everywhere},
-			flow{tun: overlay[i].tun, out: overlay[i].in, src: everywhere, dst: o, toUs: true})
-	}
-	return all
 }
 
 // changes are the transaction that brings the rules to what is wanted; nil if they are.
@@ -315,20 +296,13 @@ func (k *Kernel) removeForwardRules(device string) (removed []string, err error)
 			return err
 		}
 		defer c.close()
-		for try := 1; ; try++ {
-			gen, err := c.generation()
-			if err != nil {
-				return err
-			}
+		return c.retried(func(_, bound uint32) (err error) {
 			var batch []nfMessage
 			if batch, removed, err = forwardDeletions(device); err != nil {
 				return err
 			}
-			err = c.commit(bound(gen, try == guardTries), batch)
-			if !errors.Is(err, errNFChanged) || try == guardTries {
-				return err
-			}
-		}
+			return c.commit(bound, batch)
+		})
 	})
 	switch {
 	case errors.Is(err, errNoNF):

@@ -222,6 +222,9 @@ func TestForwardRulesLeft(t *testing.T) {
 		}, true, 0},
 		{"the cure", func(x *host) { addCure(x) }, false, 0},
 		{"the cure, which does not let containers out", func(x *host) { addCure(x) }, true, 1},
+		{"what containers begin, and the answers", func(x *host) { addWayOut(x, established()) }, true, 0},
+		{"no answers", func(x *host) { addWayOut(x, ofState(expr.CtStateBitRELATED)) }, true, 1},
+		{"no answers but by another way", func(x *host) { addWayOut(x, iif("eth1"), established()) }, true, 1},
 		{"a reject at the end", func(x *host) {
 			f := x.firewall(nftables.TableFamilyIPv4, "filter")
 			c := f.forward("FORWARD", nftables.ChainPolicyAccept)
@@ -238,6 +241,35 @@ func TestForwardRulesLeft(t *testing.T) {
 			x.setRules(f, tt.want)
 		})
 	}
+}
+
+// addWayOut lets containers also begin connections by eth0, and the answers in as far as
+// they match.
+func addWayOut(x *host, answers ...[]expr.Any) {
+	x.Helper()
+	addCure(x)
+	f := x.firewall(nftables.TableFamilyIPv4, "filter")
+	c := &nftables.Chain{Table: f.table, Name: "FORWARD"}
+	f.rule(c, append(answers, accept)...)
+	f.rule(c, iif("cni0"), oif("eth0"), accept)
+	f.flush()
+}
+
+// A bridge that comes later may be one that the firewall is against.
+func TestForwardRulesBridge(t *testing.T) {
+	x := healthy(t)
+	f := x.firewall(nftables.TableFamilyIPv4, "filter")
+	c := f.forward("FORWARD", nftables.ChainPolicyAccept)
+	f.rule(c, oif("virbr0"), drop)
+	f.flush()
+	rules := forwardRules()
+	rules.Inside = x.k.Inside("overlay0", ownNets)
+	x.setRules(rules, 0)
+	x.ok(x.h.LinkDel(x.link("cni0")))
+	x.veth("virbr0", "100.96.1.1/24")
+	rules.Inside = x.k.Inside("overlay0", ownNets)
+	x.setRules(rules, 1)
+	x.chainIs(forward4, "ours", "ours", "foreign")
 }
 
 // addCure is a firewall that has been told to let the overlay pass.

@@ -150,14 +150,14 @@ func TestGuardNoGap(t *testing.T) {
 	t.Logf("%d of %d packets counted while the rules were made anew 60 times", g.drops("guard_vxlan_source"), sent)
 }
 
-// Somebody else may change nftables all the time.
-func TestGuardBusyNeighbours(t *testing.T) {
-	g := newGuarded(t)
+// busyNeighbour changes nftables on a host all the time, until it is stopped.
+func busyNeighbour(t *testing.T, h *lab.Host) (stop func()) {
+	t.Helper()
 	done := make(chan error, 1)
-	var stop atomic.Bool
+	var stopped atomic.Bool
 	go func() {
-		done <- g.hosts[0].Do(func() error {
-			for i := 0; !stop.Load(); i++ {
+		done <- h.Do(func() error {
+			for i := 0; !stopped.Load(); i++ {
 				c, err := nftables.New()
 				if err != nil {
 					return err
@@ -173,6 +173,17 @@ func TestGuardBusyNeighbours(t *testing.T) {
 			return nil
 		})
 	}()
+	return func() {
+		t.Helper()
+		stopped.Store(true)
+		ok(t, <-done)
+	}
+}
+
+// Somebody else may change nftables all the time.
+func TestGuardBusyNeighbours(t *testing.T) {
+	g := newGuarded(t)
+	stop := busyNeighbour(t, g.hosts[0])
 	for i := range 20 {
 		g.guard.Peers = []kernel.GuardPeer{guardPeer(2), guardPeer(3 + i)}
 		if err := g.k.SetGuard(g.guard, false); err != nil {
@@ -182,9 +193,34 @@ func TestGuardBusyNeighbours(t *testing.T) {
 			t.Errorf("the guard stands: %v, %v", stands, err)
 		}
 	}
-	stop.Store(true)
-	g.ok(<-done)
+	stop()
 	if _, err := g.k.GuardCounts(); err != nil && !errors.Is(err, kernel.ErrClosed) {
 		t.Error(err)
 	}
+}
+
+func TestRulesBusyNeighbours(t *testing.T) {
+	g := newGuarded(t)
+	ok(t, g.hosts[0].DockerFirewall())
+	stop := busyNeighbour(t, g.hosts[0])
+	for i := range 10 {
+		m := masquerade()
+		m.Ports = append(m.Ports, uint16(10000+i))
+		if err := g.k.SetMasquerade(m); err != nil {
+			t.Errorf("masquerade: %v", err)
+		}
+		if stands, err := g.k.CheckMasquerade(); err != nil || !stands {
+			t.Errorf("the masquerade stands: %v, %v", stands, err)
+		}
+		if done, err := g.k.SetForwardRules(forwardRules()); err != nil || len(done) != 2 {
+			t.Errorf("accept rules: %q, %v", done, err)
+		}
+		if done, err := g.k.SetForwardRules(forwardRules()); err != nil || len(done) > 0 {
+			t.Errorf("the second time: %q, %v", done, err)
+		}
+		if removed, err := g.k.RemoveForwardRules("overlay0"); err != nil || len(removed) != 4 {
+			t.Errorf("removed %q, %v", removed, err)
+		}
+	}
+	stop()
 }

@@ -269,6 +269,22 @@ func (c *nfConn) generation() (uint32, error) {
 // leaves out 0.
 func nextGeneration(gen uint32) uint32 { return max(gen+1, 1) }
 
+// retried runs f, which looks at nftables and then commits what that asks for, again as
+// long as somebody else changes nftables in between. gen is the generation that f begins
+// with, bound the one to commit for; the last time that is 0.
+func (c *nfConn) retried(f func(gen, bound uint32) error) error {
+	for try := 1; ; try++ {
+		gen, err := c.generation()
+		if err != nil {
+			return err
+		}
+		err = f(gen, bound(gen, try == guardTries))
+		if !errors.Is(err, errNFChanged) || try == guardTries {
+			return err
+		}
+	}
+}
+
 // commit makes one transaction of the messages. It happens as a whole or not at all, and only if nftables is still of
 // generation gen; otherwise the error is errNFChanged. 0: whatever it is of.
 func (c *nfConn) commit(gen uint32, messages []nfMessage) error {

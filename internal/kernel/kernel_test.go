@@ -56,7 +56,6 @@ func TestClosed(t *testing.T) {
 	calls := map[string]func() error{
 		"Underlay":        func() error { _, err := x.k.Underlay("lo"); return err },
 		"UnderlayByAddr":  func() error { _, err := x.k.UnderlayByAddr(netip.MustParseAddr("127.0.0.1")); return err },
-		"LocalRouteTo":    func() error { _, err := x.k.LocalRouteTo(netip.MustParseAddr("127.0.0.1")); return err },
 		"ConfigureDevice": func() error { return x.k.ConfigureDevice("overlay0", 1500, false, nil) },
 		"SetAddrs":        func() error { return x.k.SetAddrs("overlay0", nil) },
 		"SetRoutes":       func() error { return x.k.SetRoutes("overlay0", overlay, nil) },

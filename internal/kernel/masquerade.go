@@ -52,8 +52,9 @@ var neverMasqueraded = []netip.Prefix{
 }
 
 // SetMasquerade makes the table for m, in one transaction: at every moment either the
-// one before or this one stands, and connections that exist go on as they began. One
-// that stands already for the same m is left alone.
+// one before or this one stands, and connections that exist go on as they began, but for
+// those that began while none stood and have not found a way back. A table that stands
+// already for the same m is left alone.
 //
 // The error is ErrNoMasquerade, and what stood before stands as it was.
 func (k *Kernel) SetMasquerade(m Masquerade) error {
@@ -103,6 +104,9 @@ func (k *Kernel) setMasquerade(m *Masquerade) error {
 		return err
 	}
 	k.masq = &st
+	if err := forgetUntranslated(m); err != nil {
+		k.log.Debug("what containers have begun without masquerading goes on so", "err", err)
+	}
 	return nil
 }
 
@@ -143,7 +147,8 @@ func (m *Masquerade) chain() tableChain {
 	c := tableChain{name: "postrouting", kind: nftables.ChainTypeNAT,
 		hook: nftables.ChainHookPostrouting, priority: *nftables.ChainPriorityNATSource}
 	v4, v6 := VXLANNames(m.Device)
-	for _, dev := range []string{m.Device, v4, v6} {
+	// By lo goes what the host says to itself, which may be from its address in Own.
+	for _, dev := range []string{"lo", m.Device, v4, v6} {
 		c.rules = append(c.rules, rule(named(expr.MetaKeyOIFNAME, dev), accepted()))
 	}
 	for _, p := range slices.Concat(m.Networks, neverMasqueraded) {

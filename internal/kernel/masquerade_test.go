@@ -2,8 +2,10 @@ package kernel_test
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -205,6 +207,64 @@ func TestMasquerade(t *testing.T) {
 		}
 	}
 
+	// What is for all on the bridge, whose packets the kernel shows to nftables as if they
+	// were routed (br_netfilter).
+	for _, group := range addrs("224.0.0.251", "255.255.255.255", "ff02::fb") {
+		var ear, mouth *net.UDPConn
+		ok(t, c1b.Do(func() (err error) {
+			if !group.IsMulticast() {
+				ear, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 5353})
+				return err
+			}
+			eth, err := net.InterfaceByName("eth0")
+			if err == nil {
+				ear, err = net.ListenMulticastUDP("udp", eth, &net.UDPAddr{IP: group.AsSlice(), Port: 5353})
+			}
+			return err
+		}))
+		from := c1.Addr4()
+		if group.Is6() {
+			from = c1.Addr6()
+		}
+		ok(t, c1.Do(func() error {
+			eth, err := net.InterfaceByName("eth0")
+			if err != nil {
+				return err
+			}
+			if group.Is6() { // package net would remember a name's index, of whatever namespace
+				group = group.WithZone(strconv.Itoa(eth.Index))
+			}
+			mouth, err = net.DialUDP("udp", &net.UDPAddr{IP: from.AsSlice()}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(group, 5353)))
+			return err
+		}))
+		_, err := mouth.Write([]byte("to all"))
+		ok(t, err)
+		ok(t, ear.SetDeadline(time.Now().Add(10*time.Second)))
+		_, seen, err := ear.ReadFromUDPAddrPort(make([]byte, 64))
+		if err != nil || seen.Addr().Unmap() != from {
+			t.Errorf("to %v: the source seen is %v, want %v; %v", group, seen, from, err)
+		}
+		ear.Close()
+		mouth.Close()
+	}
+
+	// What the host says to itself from its address in the overlay.
+	for _, addr := range [][2]netip.Addr{{netip.MustParseAddr("100.96.1.1"), host1.Addr4()}, {netip.MustParseAddr("fd96:0:0:1::1"), host1.Addr6()}} {
+		ear, err := host1.ListenUDP(netip.AddrPortFrom(addr[1], 5000))
+		ok(t, err)
+		mouth, err := host1.ListenUDP(netip.AddrPortFrom(addr[0], 0))
+		ok(t, err)
+		_, err = mouth.WriteToUDPAddrPort([]byte("question"), netip.AddrPortFrom(addr[1], 5000))
+		ok(t, err)
+		ok(t, ear.SetDeadline(time.Now().Add(10*time.Second)))
+		_, from, err := ear.ReadFromUDPAddrPort(make([]byte, 64))
+		if want := mouth.LocalAddr().(*net.UDPAddr).AddrPort(); err != nil || from != want {
+			t.Errorf("on the host itself the source seen is %v, want %v; %v", from, want, err)
+		}
+		ear.Close()
+		mouth.Close()
+	}
+
 	// A connection goes on under the same source when the table is made anew, and also
 	// when somebody has taken it away for a while.
 	ear, err := outside.ListenUDP(netip.AddrPortFrom(outside.Addr4(), 6000))
@@ -262,6 +322,77 @@ func TestMasquerade(t *testing.T) {
 	ok(t, err)
 	if !slices.Equal(before, after) {
 		t.Errorf("the host was %q, and is %q", before, after)
+	}
+}
+
+// TestMasqueradePublished: who reaches a container by a port that its host forwards to it
+// is seen by the container as who he is, from the overlay and from elsewhere.
+func TestMasqueradePublished(t *testing.T) {
+	t.Parallel()
+	_, _, hosts := labtest.Hosts(t, 3)
+	host1, host2, outside := hosts[0], hosts[1], hosts[2]
+	var containers []*lab.Container
+	for i, nets := range [][]netip.Prefix{prefixes("100.96.1.1/24"), prefixes("100.96.2.1/24")} {
+		br, err := hosts[i].Bridge(lab.BridgeConfig{Addrs: nets})
+		ok(t, err)
+		for _, name := range [][]string{{"c1", "c1b"}, {"c2"}}[i] {
+			c, err := br.Container(name)
+			ok(t, err)
+			containers = append(containers, c)
+		}
+		ok(t, hosts[1-i].AddRoute(nets[0], hosts[i].Addr4()))
+	}
+	c1, c1b, c2 := containers[0], containers[1], containers[2]
+	var k *kernel.Kernel
+	ok(t, host1.Do(func() (err error) {
+		if k, err = kernel.Open(kernel.Config{Logger: labtest.Logger(t)}); err != nil {
+			return err
+		}
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"})
+		chain := conn.AddChain(&nftables.Chain{Name: "PREROUTING", Table: table, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{8080 >> 8, 8080 & 0xff}},
+			&expr.Immediate{Register: 1, Data: c1.Addr4().AsSlice()},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
+		}})
+		return conn.Flush()
+	}))
+	defer k.Close()
+	ok(t, k.SetMasquerade(masquerade()))
+	ear, err := c1.ListenUDP(netip.AddrPortFrom(c1.Addr4(), 8080))
+	ok(t, err)
+	defer ear.Close()
+	ok(t, ear.SetDeadline(time.Now().Add(10*time.Second)))
+	for _, tt := range []struct {
+		from     *lab.Namespace
+		to, want netip.Addr
+	}{
+		{c2.Namespace, netip.MustParseAddr("100.96.1.1"), c2.Addr4()}, {host2.Namespace, host1.Addr4(), host2.Addr4()},
+		{outside.Namespace, host1.Addr4(), outside.Addr4()}, {c1b.Namespace, netip.MustParseAddr("100.96.1.1"), c1b.Addr4()},
+	} {
+		conn, err := tt.from.Dial(t.Context(), "udp", netip.AddrPortFrom(tt.to, 8080))
+		ok(t, err)
+		defer conn.Close()
+		_, err = conn.Write([]byte("question"))
+		ok(t, err)
+		b := make([]byte, 64)
+		_, from, err := ear.ReadFromUDPAddrPort(b)
+		if err != nil || from.Addr().Unmap() != tt.want {
+			t.Fatalf("%s by the port at %v: the source seen is %v, want %v; %v", tt.from, tt.to, from, tt.want, err)
+		}
+		_, err = ear.WriteToUDPAddrPort([]byte("answer"), from)
+		ok(t, err)
+		ok(t, conn.SetDeadline(time.Now().Add(5*time.Second)))
+		if _, err := conn.Read(b); err != nil {
+			t.Errorf("%s by the port at %v: no answer: %v", tt.from, tt.to, err)
+		}
 	}
 }
 

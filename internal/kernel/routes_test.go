@@ -47,9 +47,11 @@ func TestSetRoutes(t *testing.T) {
 		x.ok(x.k.SetRoutes("overlay0", overlay, ownAddrs))
 	}
 	for i, to := range addrs("100.96.2.3", "fd96:0:0:2::3") {
-		r, err := x.k.LocalRouteTo(to)
-		if err != nil || r.Device != "overlay0" || r.Source != ownAddrs[i] || r.MTU != 1472 {
-			t.Errorf("%s: %+v, %v", to, r, err)
+		r, err := x.h.RouteGet(to.AsSlice())
+		x.ok(err)
+		tun := x.link("overlay0").Attrs()
+		if r[0].LinkIndex != tun.Index || !r[0].Src.Equal(ownAddrs[i].AsSlice()) || r[0].MTU != 0 || tun.MTU != 1472 {
+			t.Errorf("%s: %+v by a device with MTU %d", to, r[0], tun.MTU)
 		}
 	}
 }
@@ -113,7 +115,7 @@ func TestKilled(t *testing.T) {
 		t.Fatalf("left behind: %q, want %q", got, want)
 	}
 	for _, to := range addrs("100.96.2.3", "fd96:0:0:2::3") {
-		if r, err := x.k.LocalRouteTo(to); !errors.Is(err, unix.EHOSTUNREACH) {
+		if r, err := x.h.RouteGet(to.AsSlice()); !errors.Is(err, unix.EHOSTUNREACH) {
 			t.Errorf("%s leaks: %+v, %v", to, r, err)
 		}
 	}

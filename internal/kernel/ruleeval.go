@@ -23,6 +23,7 @@ type flow struct {
 	in, out  []iface      // the possible interfaces; none: some interface that is not the TUN
 	src, dst netip.Prefix // the addresses lie in these
 	toUs     bool         // from the overlay to our containers
+	world    bool         // between our containers and the world: what they begin, and the answers
 }
 
 // verdict is what becomes of a flow in a chain.
@@ -120,6 +121,8 @@ type field struct {
 	addr bool
 	dst  bool
 	bits int
+	// value is set where the whole of it is known.
+	value []byte
 }
 
 // matches tells whether a rule applies to f: no if one of its conditions does not
@@ -133,13 +136,18 @@ func (rs *ruleset) matches(c *nftables.Chain, exprs []expr.Any, f flow) answer {
 		case *expr.Counter, *expr.Log, *expr.Verdict, *expr.Reject, *expr.Target, *expr.Immediate:
 		case *expr.Match:
 			if e.Name != "comment" {
-				a = maybe
+				a = matchState(e, f)
 			}
 		case *expr.Meta:
 			if e.SourceRegister {
 				continue // sets something
 			}
 			registers[e.Register] = &field{meta: e.Key}
+		case *expr.Ct:
+			if e.SourceRegister {
+				continue // sets something
+			}
+			registers[e.Register] = stateField(e.Key, f)
 		case *expr.Payload:
 			registers[e.DestRegister] = addressField(e, f)
 		case *expr.Bitwise:
@@ -166,7 +174,7 @@ func (rs *ruleset) matches(c *nftables.Chain, exprs []expr.Any, f flow) answer {
 	return result
 }
 
-// lookup tells whether a set has the field. Only sets of interfaces are read.
+// lookup tells whether a set has the field. Sets of addresses are not read.
 func (rs *ruleset) lookup(c *nftables.Chain, fd *field, l *expr.Lookup, f flow) answer {
 	if fd == nil || fd.addr || l.IsDestRegSet {
 		return maybe
@@ -204,6 +212,9 @@ func addressField(p *expr.Payload, f flow) *field {
 
 // mask applies a bitwise expression to a field.
 func (fd *field) mask(e *expr.Bitwise) *field {
+	if fd != nil && fd.value != nil {
+		return maskValue(fd.value, e)
+	}
 	if fd == nil || !fd.addr || len(bytes.Trim(e.Xor, "\x00")) != 0 {
 		return nil
 	}
@@ -230,6 +241,8 @@ func (fd *field) equal(data []byte, f flow) answer {
 		return maybe
 	case fd.addr:
 		return fd.equalAddr(data, f)
+	case fd.value != nil:
+		return certain(bytes.Equal(fd.value, data))
 	}
 	v6 := f.src.Addr().Is6()
 	switch fd.meta {

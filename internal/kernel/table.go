@@ -89,36 +89,31 @@ type tableState struct {
 // replace puts a table in place of one that may be there, as a whole or not at all. The
 // batch makes it.
 func (st *tableState) replace(c *nfConn, batch []nfMessage) error {
-	for try := 1; ; try++ {
-		last := try == guardTries
-		gen, err := c.generation()
-		if err != nil {
-			return err
-		}
-		err = c.commit(bound(gen, last), batch)
-		if errors.Is(err, errNFChanged) {
-			continue
-		}
-		if err != nil {
+	return c.retried(func(gen, bound uint32) error {
+		if err := c.commit(bound, batch); err != nil {
 			return err
 		}
 		shown, err := c.readTable(st.name)
-		now := uint32(0)
-		if err == nil {
-			now, err = c.generation()
+		if errors.Is(err, unix.ENOENT) {
+			return errNFChanged // it is gone already
 		}
-		switch {
-		case err == nil && now == nextGeneration(gen):
-			st.generation, st.shown = now, shown
-			return nil
-		case err == nil && last: // somebody changes nftables all the time; probably not this table
-			st.generation, st.shown = 0, shown
-			return nil
-		case last || err != nil && !errors.Is(err, errNFChanged) && !errors.Is(err, unix.ENOENT):
-			st.generation, st.shown = 0, ""
+		if err != nil {
 			return err
 		}
-	}
+		now, err := c.generation()
+		if err != nil {
+			return err
+		}
+		st.generation, st.shown = now, shown
+		switch {
+		case now == nextGeneration(gen):
+			return nil
+		case bound == 0: // somebody changes nftables all the time; probably not this table
+			st.generation = 0
+			return nil
+		}
+		return errNFChanged
+	})
 }
 
 // stands tells whether the table is there as it was left. It costs one request as long

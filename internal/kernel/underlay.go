@@ -119,50 +119,6 @@ func (k *Kernel) UnderlayByAddr(addr netip.Addr) (Link, error) {
 		addr, ErrNoAddress, strings.Join(have, ", "))
 }
 
-// Route is how this host would send to an address.
-type Route struct {
-	Device string // name of the outgoing interface
-	Index  int    // and its index
-	// Source is the source address that the kernel would choose, Gateway the
-	// next hop; each is the zero Addr if there is none.
-	Source, Gateway netip.Addr
-	// MTU is the path MTU that the kernel has learned or was told by the route,
-	// else the outgoing interface's.
-	MTU int
-	// Local means that the address is one of this host's own.
-	Local bool
-}
-
-// LocalRouteTo asks the kernel how it would send to addr now. The error wraps
-// the kernel's answer, such as ENETUNREACH when there is no route.
-func (k *Kernel) LocalRouteTo(addr netip.Addr) (Route, error) {
-	if err := k.lock(); err != nil {
-		return Route{}, err
-	}
-	defer k.mu.Unlock()
-
-	addr = addr.Unmap()
-	routes, err := k.h.RouteGet(addr.AsSlice())
-	if err == nil && len(routes) == 0 {
-		err = unix.ENETUNREACH
-	}
-	if err != nil {
-		return Route{}, fmt.Errorf("route to %s: %w", addr, err)
-	}
-	r := routes[0]
-	l, err := k.h.LinkByIndex(r.LinkIndex)
-	if err != nil {
-		return Route{}, fmt.Errorf("route to %s: interface %d: %w", addr, r.LinkIndex, err)
-	}
-	out := Route{Device: l.Attrs().Name, Index: r.LinkIndex, MTU: l.Attrs().MTU, Local: r.Type == unix.RTN_LOCAL}
-	if r.MTU > 0 {
-		out.MTU = r.MTU
-	}
-	out.Source, _ = netip.AddrFromSlice(r.Src)
-	out.Gateway, _ = netip.AddrFromSlice(r.Gw)
-	return out, nil
-}
-
 // link finds an interface by name. The caller holds k.mu.
 func (k *Kernel) link(name string) (netlink.Link, error) {
 	l, err := k.h.LinkByName(name)

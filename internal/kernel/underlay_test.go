@@ -101,38 +101,3 @@ func TestUnderlayByAddr(t *testing.T) {
 		t.Errorf("this host's addresses are not listed: %v", err)
 	}
 }
-
-func TestLocalRouteTo(t *testing.T) {
-	x := newHost(t)
-	eth := x.veth("eth0", "192.0.2.1/24", "2001:db8::1/64")
-	x.ok(x.h.LinkSetMTU(eth, 1400))
-	x.route("198.51.100.0/24", netlink.Route{LinkIndex: eth.Attrs().Index, Gw: addrs("192.0.2.254")[0].AsSlice(), MTU: 1300})
-	x.route("2001:db8:1::/64", netlink.Route{LinkIndex: eth.Attrs().Index, Gw: addrs("2001:db8::ff")[0].AsSlice(), MTU: 1290})
-
-	none := netip.Addr{}
-	for _, c := range []struct {
-		to     string
-		device string
-		src    string
-		gw     netip.Addr
-		mtu    int
-		local  bool
-	}{
-		{"192.0.2.7", "eth0", "192.0.2.1", none, 1400, false},
-		{"2001:db8::7", "eth0", "2001:db8::1", none, 1400, false},
-		{"198.51.100.7", "eth0", "192.0.2.1", netip.MustParseAddr("192.0.2.254"), 1300, false},
-		{"2001:db8:1::7", "eth0", "2001:db8::1", netip.MustParseAddr("2001:db8::ff"), 1290, false},
-		{"192.0.2.1", "lo", "192.0.2.1", none, 65536, true},
-		{"::ffff:192.0.2.7", "eth0", "192.0.2.1", none, 1400, false},
-	} {
-		r, err := x.k.LocalRouteTo(netip.MustParseAddr(c.to))
-		if err != nil || r.Device != c.device || r.Source.String() != c.src || r.Gateway != c.gw || r.MTU != c.mtu || r.Local != c.local {
-			t.Errorf("%s: %+v, %v, want %+v", c.to, r, err, c)
-		}
-	}
-	for _, to := range []string{"203.0.113.1", "2001:db8:ff::1"} {
-		if _, err := x.k.LocalRouteTo(netip.MustParseAddr(to)); !errors.Is(err, unix.ENETUNREACH) {
-			t.Errorf("%s: %v, want ENETUNREACH", to, err)
-		}
-	}
-}
