@@ -36,7 +36,7 @@ var foreignFlags = strings.Fields(`
 	--ipalloc-init --ipalloc-range --password
 	--bip --gateway --ipv6 --mtu --opt --rm
 	--allocate-node-cidrs --from-literal --namespace
-	--home-dir --net --no-create-home --now --preserve-status --shell --system --user-group
+	--home-dir --net --no-create-home --now --preserve-status --purge --shell --system --user-group
 	--paths --rounds`)
 
 // TestDocsFlags: each flag on a page exists, or is another program's.
