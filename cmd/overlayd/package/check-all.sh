@@ -18,7 +18,7 @@ if [ -z "${CLEAN:-}" ]; then
 	mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$CLEAN" >/dev/null
 fi
 export CLEAN
-for check in "check $1/overlayd_*.deb" "check-systemd $1/overlayd_*.deb" "check-rpm $1/overlayd-*.rpm" "check-docs $1/files/overlayd"; do
+for check in "check $1/overlayd_*.deb" "check-systemd $1/overlayd_*.deb" "check-rpm $1/overlayd-*.rpm" "check-docs $1/files/overlayd" "check-kubernetes $1/files/overlayd"; do
 	read -r script file <<<"$check"
 	echo "=== $script"
 	bash "$here/$script.sh" $file # which is a pattern

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs what examples/two-hosts/README.md tells to type, as it is written there, on two hosts
-# that are booted, and what docs/operators.md tells to type for an upgrade.
+# that are booted, and what pages under docs tell to type of systemctl.
 #
 #	CLEAN=FILE.tar bash cmd/overlayd/package/check-docs.sh bin/overlayd
 set -euo pipefail
@@ -75,6 +75,15 @@ line=$(lines docs/operators.md "## Start, stop, upgrade" | grep '^install')
 echo "host1# $line"
 on host1 "cd new && $line"
 on host1 "systemctl is-active overlayd"
+
+echo "subnet.env in flannel's place, as docs/from-flannel.md has it"
+on host1 'echo "subnet_file: /run/flannel/subnet.env" >>/etc/overlayd/overlayd.yaml'
+lines docs/from-flannel.md '## `subnet.env`' | grep '^mkdir\|^printf\|^systemctl' >"$work/flannel"
+[ "$(wc -l <"$work/flannel")" = 3 ] || fail "docs/from-flannel.md has changed"
+sed 's/^/host1# /' "$work/flannel"
+on host1 "$(cat "$work/flannel")"
+on host1 'grep FLANNEL_SUBNET /run/flannel/subnet.env'
+on host1 'sed -i /subnet_file/d /etc/overlayd/overlayd.yaml; systemctl restart overlayd'
 
 echo "the end"
 before=$(on host1 "ip -br link show overlay0-v4")
