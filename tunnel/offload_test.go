@@ -88,7 +88,12 @@ func (f flow) build(t testing.TB, payload []byte) []byte {
 	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ls...); err != nil {
 		t.Fatal(err)
 	}
-	return bytes.Clone(buf.Bytes())
+	b := bytes.Clone(buf.Bytes())
+	// gopacket leaves zero in, which says that there is none (RFC 768, RFC 8200 section 8.1).
+	if at := len(b) - len(payload) - 2; f.udp && b[at] == 0 && b[at+1] == 0 {
+		b[at], b[at+1] = 0xff, 0xff
+	}
+	return b
 }
 
 // super makes a superpacket the way a kernel hands it over.
@@ -178,6 +183,34 @@ func TestCutAgainstGopacket(t *testing.T) {
 			rt.Fatal("the superpacket was changed")
 		}
 	})
+}
+
+// TestCutZeroChecksum: a UDP checksum that comes out as zero is sent as all ones, since
+// zero says that there is none, over IPv6 not even that (RFC 768, RFC 8200 section 8.1).
+func TestCutZeroChecksum(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		f := flow{v6: v6, udp: true, sport: 0x108b, ttl: 64}
+		found := false
+		for i := range 1 << 16 { // one of all contents of a word makes the sum zero
+			payload := []byte{byte(i >> 8), byte(i), 0x12, 0x34}
+			p := f.super(t, append(payload, payload...), len(payload))
+			segs, err := new(Segmenter).Cut(&p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := segs[0].Header[len(segs[0].Header)-2:]
+			if sum[0] == 0 && sum[1] == 0 {
+				t.Fatalf("v6 %v: payload %x has no checksum", v6, payload)
+			}
+			if sum[0] == 0xff && sum[1] == 0xff {
+				found = true
+				break
+			}
+		}
+		if !found {
+			t.Errorf("v6 %v: no payload has a checksum of all ones", v6)
+		}
+	}
 }
 
 func TestCutRefuses(t *testing.T) {
