@@ -8,34 +8,47 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 manifest=$(dirname "${BASH_SOURCE[0]}")/../../../examples/kubernetes/daemonset.yaml
 
-config=$(awk '/^  overlayd.yaml: \|/ { on = 1; next } /^[^ ]/ { on = 0 } on && sub(/^    /, "")' "$manifest")
-[ -n "$config" ] || fail "no configuration in the manifest"
-capabilities=$(sed -n 's/^ *add: \[\(.*\)\]$/\1/p' "$manifest" | tr -d ' ' | tr '[:upper:]' '[:lower:]')
-arguments=$(sed -n 's/^ *args: \[\(.*\)\]$/\1/p' "$manifest" | tr -d ,)
-mounts=
-while read -r name at; do
-	case $name in
-	config) mounts+=" -v /root/config:$at:ro" ;;
-	key) mounts+=" -v /root/key:$at:ro" ;;
-	*) mounts+=" -v $at:$at" ;;
-	esac
-done < <(sed -n 's/^ *- {name: \([a-z]*\), mountPath: \([^,}]*\).*/\1 \2/p' "$manifest")
+file() { # NAME: that file of the ConfigMap
+	awk -v head="  $1: |" '/^ ? ?[^ ]/ { on = 0 } on && sub(/^    /, "") { print } $0 == head { on = 1 }' "$manifest"
+}
+part() { # HEAD: what stands under the line "      HEAD:"
+	awk -v head="      $1:" '/^ ? ? ? ? ? ?[^ ]/ { on = 0 } on { print } $0 == head { on = 1 }' "$manifest"
+}
+mounts() { # HEAD: of the containers in that part, as podman's arguments
+	part "$1" | sed -n 's/^ *- {name: \([a-z]*\), mountPath: \([^,}]*\).*/\1 \2/p' | while read -r name at; do
+		case $name in
+		config) echo "-v /root/config:$at:ro" ;;
+		key) echo "-v /root/key:$at:ro" ;;
+		*) echo "-v ${at#/host}:$at" ;;
+		esac
+	done
+}
+network=10-overlay.conflist
+for f in overlayd.yaml $network; do [ -n "$(file $f)" ] || fail "no $f in the manifest"; done
+capabilities=$(part containers | sed -n 's/^ *add: \[\(.*\)\]$/\1/p' | tr -d ' ' | tr '[:upper:]' '[:lower:]')
+arguments=$(part containers | sed -n 's/^ *args: \[\(.*\)\]$/\1/p' | tr -d ,)
+installs=$(part initContainers | sed -n 's/^ *command: \[\(.*\)\]$/\1/p' | tr -d ,)
+[ -n "$capabilities" ] && [ -n "$arguments" ] && [ -n "$installs" ] || fail "the manifest is not read"
+# Without control groups: podman needs privileges for them that a test machine may not have.
+limits="--cgroups=disabled --network host --read-only --cap-drop all --security-opt no-new-privileges"
 
 key=$("$1" key generate)
 i=10
 for h in host1 host2; do
 	host "$h" "192.0.2.$((i += 1))" # as the manifest has its seeds
-	cp "$1" "$work/root/$h/root/overlayd"
+	mkdir "$work/root/$h/root/image"
+	cp "$1" "$1-cni" "$work/root/$h/root/image/"
 	boot "$h"
 	on "$h" 'printf "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers\"\ngraphroot = \"/var/lib/containers\"\n" >/etc/containers/storage.conf'
-	on "$h" 'tar -c overlayd | podman import -q - overlayd'
-	on "$h" 'mkdir -p config key /var/lib/overlayd /run/overlayd; sysctl -qw net.ipv4.ip_forward=1'
-	echo "$config" >"$work/root/$h/root/config/overlayd.yaml"
+	on "$h" 'tar -c -C image . | podman import -q - overlayd'
+	on "$h" 'mkdir -p config key /var/lib/overlayd /run/overlayd /opt/cni/bin /etc/cni/net.d; sysctl -qw net.ipv4.ip_forward=1'
+	for f in overlayd.yaml $network; do file $f >"$work/root/$h/root/config/$f"; done
 	echo "$key" >"$work/root/$h/root/key/key"
 	chmod 400 "$work/root/$h/root/key/key"
-	# Without control groups: podman needs privileges for them that a test machine may not have.
-	on "$h" "systemd-run --quiet --unit pod podman run --cgroups=disabled --network host --name pod --read-only \
-		--cap-drop all --cap-add $capabilities --security-opt no-new-privileges -e OVERLAYD_NAME=$h $mounts \
+	on "$h" "podman run --rm $limits $(mounts initContainers | tr '\n' ' ') --entrypoint ${installs%% *} overlayd ${installs#* }"
+	on "$h" "cmp image/overlayd-cni /opt/cni/bin/overlayd-cni && test -x /opt/cni/bin/overlayd-cni && cmp config/$network /etc/cni/net.d/$network" ||
+		fail "the CNI plugin is not installed"
+	on "$h" "systemd-run --quiet --unit pod podman run $limits --name pod --cap-add $capabilities -e OVERLAYD_NAME=$h $(mounts containers | tr '\n' ' ') \
 		--entrypoint /overlayd overlayd $arguments"
 done
 probe() { # HOST PATH: as kubelet does
@@ -45,8 +58,8 @@ for h in host1 host2; do
 	eventually 60 probe "$h" /readyz
 	probe "$h" /healthz || fail "$h is not healthy"
 done
-on host1 './overlayd ping host2 --until direct' >/dev/null
-on host1 './overlayd status'
-if on host1 './overlayd status' | grep warnings; then fail "it lacks something"; fi
+on host1 'image/overlayd ping host2 --until direct' >/dev/null
+on host1 'image/overlayd status'
+if on host1 'image/overlayd status' | grep warnings; then fail "it lacks something"; fi
 on host1 'podman stop -t 10 pod >/dev/null; ip link show overlay0-v4 >/dev/null' || fail "the kernel paths are gone with the pod"
 echo "passed"
