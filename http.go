@@ -56,6 +56,25 @@ func (n *Node) openDoor() (err error) {
 	return err
 }
 
+// nobodysDoor says so if this host does not have an HTTP address, as after a DHCP server
+// has given out another one.
+func nobodysDoor(door netip.AddrPort) string {
+	at := door.Addr().Unmap()
+	if !at.IsValid() || at.IsUnspecified() || at.IsLoopback() {
+		return ""
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == at.WithZone("") {
+			return ""
+		}
+	}
+	return fmt.Sprintf("the HTTP address %v is none of this host's: nothing answers there until it is, or choose another --http-listen", door)
+}
+
 // serveHTTP begins to answer.
 func (n *Node) serveHTTP() error {
 	if n.parts.door == nil {

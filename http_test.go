@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -241,6 +242,24 @@ func TestHTTP(t *testing.T) {
 		t.Error(err)
 	}
 	check()
+}
+
+// TestHTTPLater: an HTTP address that the host does not have is warned of, and nothing
+// else waits for it.
+func TestHTTPLater(t *testing.T) {
+	cfg := testConfig(t, 1)
+	cfg.HTTPListen = "192.0.2.77:9570"
+	n := startNode(t, cfg)
+	awaitReady(t, n)
+	const want = "the HTTP address 192.0.2.77:9570 is none of this host's: nothing answers there until it is, or choose another --http-listen"
+	if w := n.Status().Node.Warnings; !slices.Contains(w, want) {
+		t.Errorf("warnings: %q", w)
+	}
+	for _, own := range []string{"127.0.0.1:0", "0.0.0.0:0", "[::]:0"} {
+		if got := nobodysDoor(netip.MustParseAddrPort(own)); got != "" {
+			t.Errorf("%s: %s", own, got)
+		}
+	}
 }
 
 // A conductor that does not come back is no healthy node.

@@ -121,15 +121,17 @@ func (w *notes) setMasquerade(why string) (fresh bool) {
 
 // diagnose looks this host over and tells what is new.
 func (n *Node) diagnose() {
-	if n.parts.kernel == nil {
-		return
-	}
 	var texts []string
-	for _, f := range n.parts.kernel.Diagnose(kernel.DiagnoseConfig{
-		Device: n.cfg.Device, Underlay: n.parts.underlay, Networks: n.cfg.Networks,
-		Own: n.parts.member.View().Held, World: n.cfg.IPMasq,
-	}) {
-		texts = append(texts, f.Text)
+	if k := n.parts.kernel; k != nil {
+		for _, f := range k.Diagnose(kernel.DiagnoseConfig{
+			Device: n.cfg.Device, Underlay: n.parts.underlay, Networks: n.cfg.Networks,
+			Own: n.parts.member.View().Held, World: n.cfg.IPMasq,
+		}) {
+			texts = append(texts, f.Text)
+		}
+	}
+	if text := nobodysDoor(n.cfg.http); text != "" {
+		texts = append(texts, text)
 	}
 	n.notes.mu.Lock()
 	old := n.notes.findings

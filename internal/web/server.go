@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
 )
 
 // Bounds on what clients can make a node do.
@@ -65,16 +66,23 @@ type Server struct {
 	asked  sync.WaitGroup // requests; Add only with mu held and closed unset
 }
 
-// Listen takes an address. What comes is answered after Serve.
+// Listen takes an address, which the host need not have yet, or any more: packets are not
+// to wait for it. What comes is answered after Serve.
 func Listen(addr netip.AddrPort) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr.String())
+	free := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) error {
+		level, option := unix.SOL_IP, unix.IP_FREEBIND
+		if network == "tcp6" {
+			level, option = unix.SOL_IPV6, unix.IPV6_FREEBIND
+		}
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) }), err)
+	}}
+	ln, err := free.Listen(context.Background(), "tcp", addr.String())
 	switch {
 	case err == nil:
 		return ln, nil
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("the HTTP address %v is taken by another program: stop it, or choose another --http-listen", addr)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("the HTTP address %v is none of this host's: choose another --http-listen", addr)
 	}
 	return nil, fmt.Errorf("the HTTP address %v cannot be listened on: %w", addr, err)
 }
