@@ -291,17 +291,21 @@ func logEvent(log *slog.Logger, e overlayd.Event) {
 	log.Log(context.Background(), level, string(e.Kind), attrs...)
 }
 
-// summary is a node's state in a few words.
+// summary is a node's state in a few words. A peer that has said good-bye is missed by
+// nobody.
 func summary(s overlayd.Status) string {
-	up := 0
+	up, all := 0, 0
 	for _, p := range s.Peers {
 		if p.Path != overlayd.PathNone {
 			up++
+		}
+		if p.State != "left" {
+			all++
 		}
 	}
 	subnets := "no subnet yet"
 	if len(s.Node.Subnets) > 0 {
 		subnets = joinPrefixes(s.Node.Subnets)
 	}
-	return fmt.Sprintf("%s, %d of %d peers reachable", subnets, up, len(s.Peers))
+	return fmt.Sprintf("%s, %d of %d peers reachable", subnets, up, all)
 }

@@ -77,7 +77,7 @@ func (n *fakeNode) Stop() error {
 func (n *fakeNode) Status() overlayd.Status {
 	return overlayd.Status{
 		Node:  overlayd.NodeStatus{Name: "a", Subnets: []netip.Prefix{netip.MustParsePrefix("100.96.1.0/24")}},
-		Peers: []overlayd.PeerStatus{{Path: overlayd.PathUserspaceUDP}, {Path: overlayd.PathNone}},
+		Peers: []overlayd.PeerStatus{{Path: overlayd.PathUserspaceUDP}, {Path: overlayd.PathNone, State: "dead"}, {Path: overlayd.PathNone, State: "left"}},
 	}
 }
 func (n *fakeNode) Reload(cfg overlayd.Config) ([]string, error) {

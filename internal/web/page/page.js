@@ -246,7 +246,7 @@ function show(status) {
   say($("about"), `${node.subnets.length ? node.subnets.join(", ") : "no subnet yet"} · at ${node.endpoints.join(", ") || "no endpoint"} · ` +
     `${node.encap}, MTU ${node.mtu}, fast path ${node.fast_path} · overlayd ${node.version}`);
   $("pulse").className = "";
-  say($("pulse"), `${up} of ${rows.length} peers can be reached`);
+  say($("pulse"), `${up} of ${rows.filter(p => p.state !== "left").length} peers can be reached`);
   redraw = () => {
     const troubles = [...node.warnings, ...rows.filter(p => p.bad).map(p => `${p.name || p.id} cannot be reached: ${p.reason}`), ...views.troubles()];
     $("troubles").hidden = troubles.length === 0;
