@@ -34,7 +34,7 @@ func pages(t *testing.T) []string {
 var foreignFlags = strings.Fields(`
 	--etcd-endpoints --iface --iptables-forward-rules --public-ip
 	--ipalloc-init --ipalloc-range --password
-	--bip --gateway --ipv6 --mtu --opt --rm
+	--allow-direct-routing --bip --gateway --ipv6 --mtu --opt --rm
 	--allocate-node-cidrs --from-literal --namespace
 	--home-dir --net --no-create-home --now --preserve-status --purge --shell --system --user-group
 	--paths --rounds`)
