@@ -13,7 +13,6 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/overlayd/overlayd/internal/kernel"
 	"github.com/overlayd/overlayd/internal/kernel/lab"
 	"github.com/overlayd/overlayd/internal/kernel/lab/labtest"
 )
@@ -30,22 +29,12 @@ func TestMasqueradeLate(t *testing.T) {
 	c1, err := br.Container("c1")
 	ok(t, err)
 	ok(t, friend.AddRoute(netip.MustParsePrefix("100.96.1.0/24"), host1.Addr4())) // a way back
-	var k *kernel.Kernel
-	ok(t, host1.Do(func() (err error) {
-		if k, err = kernel.Open(kernel.Config{Logger: labtest.Logger(t)}); err != nil {
-			return err
-		}
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
+	k := openBeside(t, host1.Namespace, func(conn *nftables.Conn) {
 		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "tracker"})
 		c := conn.AddChain(&nftables.Chain{Name: "c", Table: table, Type: nftables.ChainTypeFilter,
 			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
 		conn.AddRule(&nftables.Rule{Table: table, Chain: c, Exprs: append(established(), &expr.Verdict{Kind: expr.VerdictAccept})})
-		return conn.Flush()
-	}))
-	defer k.Close()
+	})
 
 	// UDP that goes on for ever, from one port.
 	var flows []func() netip.Addr

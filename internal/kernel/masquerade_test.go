@@ -343,15 +343,7 @@ func TestMasqueradePublished(t *testing.T) {
 		ok(t, hosts[1-i].AddRoute(nets[0], hosts[i].Addr4()))
 	}
 	c1, c1b, c2 := containers[0], containers[1], containers[2]
-	var k *kernel.Kernel
-	ok(t, host1.Do(func() (err error) {
-		if k, err = kernel.Open(kernel.Config{Logger: labtest.Logger(t)}); err != nil {
-			return err
-		}
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
+	k := openBeside(t, host1.Namespace, func(conn *nftables.Conn) {
 		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"})
 		chain := conn.AddChain(&nftables.Chain{Name: "PREROUTING", Table: table, Type: nftables.ChainTypeNAT,
 			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
@@ -362,9 +354,7 @@ func TestMasqueradePublished(t *testing.T) {
 			&expr.Immediate{Register: 1, Data: c1.Addr4().AsSlice()},
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
 		}})
-		return conn.Flush()
-	}))
-	defer k.Close()
+	})
 	ok(t, k.SetMasquerade(masquerade()))
 	ear, err := c1.ListenUDP(netip.AddrPortFrom(c1.Addr4(), 8080))
 	ok(t, err)
@@ -401,4 +391,22 @@ func ok(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// openBeside opens a Kernel, until the test ends, where somebody else has made rules.
+func openBeside(t *testing.T, at *lab.Namespace, rules func(*nftables.Conn)) (k *kernel.Kernel) {
+	t.Helper()
+	ok(t, at.Do(func() (err error) {
+		if k, err = kernel.Open(kernel.Config{Logger: labtest.Logger(t)}); err != nil {
+			return err
+		}
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		rules(conn)
+		return conn.Flush()
+	}))
+	t.Cleanup(func() { k.Close() })
+	return k
 }

@@ -13,9 +13,7 @@ func TestPageThousand(t *testing.T) {
 	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(1000)
-	cfg := config()
-	cfg.Status, cfg.Leases = f.answer, f.leases
-	_, url := serve(t, cfg)
+	_, url := f.serve(t)
 	b.Open(url, 1280, 900, "light")
 	b.Until(`document.querySelectorAll("#peers tbody tr").length === 1000`)
 	var sorted string
@@ -55,9 +53,7 @@ func TestPageFocus(t *testing.T) {
 	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(7)
-	cfg := config()
-	cfg.Status, cfg.Leases = f.answer, f.leases
-	_, url := serve(t, cfg)
+	_, url := f.serve(t)
 	b.Open(url, 1280, 900, "light")
 	b.Until(`document.querySelectorAll("#peers tbody tr").length === 7`)
 	for _, slow := range []int{3, 5} { // which comes to the top
@@ -88,9 +84,7 @@ func TestPageClock(t *testing.T) {
 	b := browsertest.Start(t)
 	f := newFake(2)
 	f.set(func(_ object, peers []object) { peers[1]["path_since"] = time.Now().Add(-time.Hour - 30*time.Second) })
-	cfg := config()
-	cfg.Status, cfg.Leases = f.answer, f.leases
-	_, url := serve(t, cfg)
+	_, url := f.serve(t)
 	for _, wrong := range []string{"0", "90000e3", "-90000e3"} {
 		var script struct{ Identifier string }
 		b.Call("Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": "{ const right = Date.now.bind(Date); Date.now = () => right() + " + wrong + "; }"}, &script)

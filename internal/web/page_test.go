@@ -70,6 +70,14 @@ func (f *fake) set(change func(node object, peers []object)) {
 	change(f.status["node"].(object), f.status["peers"].([]object))
 }
 
+// serve serves it until the test ends.
+func (f *fake) serve(t *testing.T) (*Server, string) {
+	t.Helper()
+	cfg := config()
+	cfg.Status, cfg.Leases = f.answer, f.leases
+	return serve(t, cfg)
+}
+
 func (f *fake) leases() any {
 	return object{"schema": "overlayd.leases/v1", "leases": []object{
 		{"prefix": "100.96.1.0/24", "owner": "host1", "owner_id": "00", "owner_state": "self", "state": "held", "class": "dynamic", "wins": true, "why": "no stronger claim", "expires": "2026-12-04T13:02:55Z"},
@@ -110,9 +118,7 @@ func TestPage(t *testing.T) {
 			f.set(func(node object, peers []object) {
 				peers[3]["name"], peers[5]["path_reason"], peers[5]["endpoint"], node["warnings"] = hostile, hostile, hostile, []string{hostile}
 			})
-			cfg := config()
-			cfg.Status, cfg.Leases = f.answer, f.leases
-			_, url := serve(t, cfg)
+			_, url := f.serve(t)
 			b.Open(url, size.width, size.height, scheme)
 			b.Until(`document.querySelectorAll("#peers tbody tr").length === 6 && document.querySelectorAll("#leases tbody tr").length === 2 && document.querySelectorAll("#drops tbody tr").length === 2`)
 			b.Until(`document.querySelector("#peers tbody td:nth-child(7)").textContent.endsWith("bit/s")`)
@@ -165,9 +171,7 @@ func TestPageKeyboard(t *testing.T) {
 	t.Parallel()
 	b := browsertest.Start(t)
 	f := newFake(41)
-	cfg := config()
-	cfg.Status, cfg.Leases = f.answer, f.leases
-	live, url := serve(t, cfg)
+	live, url := f.serve(t)
 	b.Open(url, 1280, 900, "light")
 	b.Until(`document.querySelectorAll("#peers tbody tr").length === 41`)
 	b.Until(`document.getElementById("mesh").textContent.includes("41 peers are too many for a picture")`)
