@@ -166,9 +166,9 @@ func (c *conductor) update() bool {
 	c.setFramings(view)
 	probed := c.probed(view)
 	fast := n.parts.fast
-	fast.consider(c, view, probed)
+	undecided := fast.consider(c, view, probed)
 	n.parts.prober.SetPeers(probed)
-	if fast.apply(c.held, view) {
+	if fast.apply(c.held, view) || undecided {
 		fast.consider(c, view, probed)
 		n.parts.prober.SetPeers(probed)
 	}

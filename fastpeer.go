@@ -36,10 +36,11 @@ type fastPeer struct {
 }
 
 // consider finds out who may be tried by which kernel path, and tells the prober's
-// peers.
-func (f *fastPaths) consider(c *conductor, view *membership.View, peers []probe.Peer) {
+// peers. It reports whether there are some of whom only apply finds out what is taken
+// from them, after which they are to be considered again.
+func (f *fastPaths) consider(c *conductor, view *membership.View, peers []probe.Peer) (undecided bool) {
 	if f == nil {
-		return
+		return false
 	}
 	if f.hopsOld {
 		clear(f.hops)
@@ -49,6 +50,8 @@ func (f *fastPaths) consider(c *conductor, view *membership.View, peers []probe.
 	for _, p := range view.Peers {
 		known[p.ID] = p
 	}
+	// A peer may go on sending by what a daemon before this one had set up.
+	keeping := f.keeping(time.Now())
 	old := f.peers
 	f.peers = make(map[membership.NodeID]*fastPeer, len(peers))
 	for i := range peers {
@@ -61,8 +64,11 @@ func (f *fastPaths) consider(c *conductor, view *membership.View, peers []probe.
 			why := path.Chance{Why: "the peer has no subnet yet"}
 			q.Path = path.Peer{Full: p.mtu, Floor: minInner4}
 			q.Path.Chances[path.KernelVXLAN], q.Path.Chances[path.Direct] = why, why
+			q.Undecided = keeping && len(f.adopted) > 0
 			continue
 		}
+		q.Undecided = keeping && f.fast != nil && old[q.ID] == nil
+		undecided = undecided || q.Undecided
 		p.vxlan, p.direct = f.chanceVXLAN(c, p), f.chanceDirect(c, p)
 		if o := old[q.ID]; o != nil {
 			p.ready, p.applied, p.route, p.stood = o.ready, o.applied, o.route, o.stood
@@ -70,6 +76,7 @@ func (f *fastPaths) consider(c *conductor, view *membership.View, peers []probe.
 		f.peers[q.ID] = p
 		p.tell(c, q, f.adopted)
 	}
+	return undecided
 }
 
 // tell fills in what the prober has to know of a peer's kernel paths.

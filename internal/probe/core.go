@@ -64,6 +64,9 @@ type Peer struct {
 	// Ready is which kernel paths this node takes the peer's data from now. The peer is
 	// told, and its probes by others are not answered.
 	Ready encap.Flags
+	// Undecided says that Ready is not known yet. The peer is not answered before it is: an
+	// answer without flags would take it off a path that has stood all the time.
+	Undecided bool
 	// VTEPs are where its kernel paths end: an address in the overlay of each inner
 	// family, with the port for probes.
 	VTEPs []netip.AddrPort
@@ -99,6 +102,7 @@ type peer struct {
 	endpoint netip.AddrPort
 	sender   *sender
 	ready    encap.Flags // of ours, for it
+	silent   bool        // until ready is known
 	theirs   encap.Flags // of its, for us, as its last probe said
 
 	track   track  // of the userspace path
@@ -158,7 +162,7 @@ func (c *Core) SetPeers(now time.Time, peers []Peer) (changed [][16]byte) {
 		if p.ready != q.Ready {
 			told = append(told, p)
 		}
-		p.sender, p.ready = newSender(q), q.Ready
+		p.sender, p.ready, p.silent = newSender(q), q.Ready, q.Undecided
 		next[q.ID], c.roster[q.ID] = p, p.sender
 	}
 	c.peers = next
@@ -253,7 +257,7 @@ func (c *Core) Probed(now time.Time, by encap.Path, from netip.AddrPort, f encap
 		return Outgoing{}, err
 	}
 	p := c.peers[f.Sender]
-	if need := readyFor(by); p.ready&need != need {
+	if need := readyFor(by); p.silent || p.ready&need != need {
 		return Outgoing{}, ErrNotReady
 	}
 	p.heard = now

@@ -34,7 +34,7 @@ var reasonNames = [reasons]string{
 	dropReceiver:    "control_other_receiver",    // addressed to another node
 	dropStaleBoot:   "control_stale_boot",        // from an earlier boot of the peer
 	dropPath:        "control_path",              // of another path than it arrived by
-	dropNotReady:    "control_not_ready",         // by a kernel path that this node takes no data from
+	dropNotReady:    "control_not_ready",         // by a kernel path that this node takes no data from, or before it knows which those are
 	dropQueueFull:   "control_queue_full",        // faster than we work
 	dropAuth:        "control_auth",              // tag wrong, missing, or without a key here
 	dropUnexpected:  "control_unexpected_answer", // late, repeated or forged

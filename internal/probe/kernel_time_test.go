@@ -219,6 +219,34 @@ func TestNotReadyNotAnswered(t *testing.T) {
 	})
 }
 
+// TestUndecided: a node that does not know yet what it takes from a peer, because it has just
+// been started again, is silent about it; the peer stays on its path meanwhile.
+func TestUndecided(t *testing.T) {
+	for _, silent := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newTwoPaths(t)
+			defer p.start()()
+			time.Sleep(3 * time.Second)
+			p.want(t, path.KernelVXLAN, path.KernelVXLAN)
+			q := p.peerOfA
+			q.Ready, q.Undecided = 0, silent
+			p.b.SetPeers([]Peer{q})
+			time.Sleep(4 * time.Second)
+			if silent {
+				p.want(t, path.KernelVXLAN, path.KernelVXLAN)
+				if drops(p.b)["control_not_ready"] == 0 {
+					t.Error("a has asked nothing meanwhile")
+				}
+			} else {
+				p.want(t, path.Userspace, path.KernelVXLAN)
+			}
+			p.b.SetPeers([]Peer{p.peerOfA})
+			time.Sleep(5 * time.Second)
+			p.want(t, path.KernelVXLAN, path.KernelVXLAN)
+		})
+	}
+}
+
 func TestEcho(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newTwoPaths(t)
