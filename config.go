@@ -134,8 +134,9 @@ type Config struct {
 
 	// HTTPListen is where the node answers HTTP, for people and for monitoring: /, /metrics,
 	// /status, /leases, /healthz and /readyz. "PORT" and ":PORT" mean loopback, "ADDR:PORT"
-	// that address: all who reach it may read what this node knows. Port 0 is one that is
-	// free, which the log tells. Empty: nowhere.
+	// that address: all who reach it may read what this node knows. The host need not have
+	// it yet: Status warns of that, and the node answers there once the host has it. Port 0
+	// is one that is free, which the log tells. Empty: nowhere.
 	HTTPListen string
 	// Pprof adds /debug/pprof/ to it.
 	Pprof bool

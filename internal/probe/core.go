@@ -62,7 +62,7 @@ type Peer struct {
 	MinSize int
 
 	// Ready is which kernel paths this node takes the peer's data from now. The peer is
-	// told, and its probes by others are not answered.
+	// told, and its probes by other kernel paths are not answered.
 	Ready encap.Flags
 	// Undecided says that Ready is not known yet. The peer is not answered before it is: an
 	// answer without flags would take it off a path that has stood all the time.
